@@ -1,0 +1,358 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/rbee-hive/hive/messages"
+)
+
+// perform carries the effects out, in order; it reports whether the actor shall fail.
+func (w *Worker) perform(c actor.Context, ev Event, fx []Effect) (fail bool) {
+	l := w.life
+	for _, f := range fx {
+		switch f.Do {
+		case DoQueue:
+			c.Send(c.Parent(), Wanted{Worker: l.Spec.Name, Ticket: l.Machine.Ticket})
+		case DoRelease:
+			if l.proc != nil {
+				l.proc.Close()
+				l.proc = nil
+			}
+			l.port = 0
+			c.Send(c.Parent(), Released{Worker: l.Spec.Name})
+		case DoLoaded:
+			w.disarm(TimerReady)
+			w.disarm(TimerSettle)
+			c.Send(c.Parent(), Loaded{Worker: l.Spec.Name})
+		case DoStartProcess:
+			w.launch(c)
+		case DoWatchReady:
+			w.watchReady(c)
+		case DoUnwatch:
+			w.unwatch()
+		case DoSignal:
+			if l.proc != nil {
+				w.problem("signal", l.proc.Signal(signalNumber(l.Spec.Stop.Signal)))
+			}
+		case DoKillTree:
+			if l.proc != nil {
+				w.problem("kill", l.proc.KillTree())
+			}
+		case DoSweep:
+			w.sweep(c, ev)
+		case DoArm:
+			w.arm(c, f.Timer, f.After)
+		case DoDisarm:
+			w.disarm(f.Timer)
+		case DoClearHistory:
+			l.History.Reset()
+		case DoFail:
+			fail = true
+		}
+	}
+	return fail
+}
+
+func (w *Worker) problem(act string, err error) {
+	if err != nil {
+		w.emit(messages.Event{Type: messages.WorkerRefused, Reason: fmt.Sprintf("%s worker %s: %v", act, w.life.Spec.Name, err)})
+	}
+}
+
+// launch makes the process in a goroutine: exec may hang on a dead file system,
+// and the actor must go on answering.
+func (w *Worker) launch(c actor.Context) {
+	l := w.life
+	l.token, l.progress, l.beat, l.beatKind = w.host.Token(l.Spec.Name, l.Machine.Attempt), nil, time.Time{}, "none"
+	req := Launch{Spec: l.Spec, Attempt: l.Machine.Attempt, Port: l.port, GPUs: l.gpus, Token: l.token}
+	self, root, host := c.Self(), c.ActorSystem().Root, w.host
+	go func() {
+		p, err := host.Launch(req)
+		root.Send(self, spawned{attempt: req.Attempt, proc: p, err: err})
+		if err == nil {
+			exit := p.Wait()
+			root.Send(self, procExited{attempt: req.Attempt, exit: exit})
+		}
+	}()
+}
+
+func (w *Worker) spawned(c actor.Context, m spawned) {
+	if m.err == nil {
+		w.life.proc = m.proc
+		w.quiet(c, Event{Kind: Spawned, Attempt: m.attempt, Grace: w.life.Spec.Stop.Grace.D()})
+		return
+	}
+	ev := Event{Kind: SpawnFailed, Attempt: m.attempt, Cause: messages.CauseUnknown, Reason: m.err.Error()}
+	var le *LaunchError
+	if errors.As(m.err, &le) {
+		ev.Cause = le.Cause
+	}
+	w.life.exit = Exit{Unknown: true, At: w.host.Now()}
+	w.quiet(c, ev)
+}
+
+// exited: the pidfd woke up. The event is out before anything is cleaned up.
+func (w *Worker) exited(c actor.Context, m procExited) {
+	l := w.life
+	if m.attempt != l.Machine.Attempt {
+		return
+	}
+	l.exit = m.exit
+	cause, detail := judge(m.exit)
+	if s := l.Machine.State; s == messages.Stopping || s == messages.Failed || s == messages.Unkillable {
+		cause = l.Machine.Cause
+		w.phase("term", l.Machine.EndAt)
+	}
+	w.emit(messages.Event{Type: messages.WorkerExited, PID: l.proc.PID(), Cause: cause, Reason: detail,
+		Took: messages.Seconds(w.host.Now().Sub(m.exit.At).Seconds())})
+	w.quiet(c, Event{Kind: Exited, Attempt: m.attempt, Cause: cause, Reason: detail})
+}
+
+// judge names the cause of an end that hive did not ask for.
+func judge(e Exit) (messages.Cause, string) {
+	switch {
+	case e.Unknown:
+		return messages.CauseUnknown, "its exit status could not be read"
+	case e.Signal != 0:
+		s := "killed by " + SignalName(e.Signal)
+		if e.CoreDumped {
+			s += ", core dumped"
+		}
+		return messages.CauseSignal, s
+	case e.Code == 0:
+		return messages.CauseClean, "exited by itself with code 0"
+	}
+	return messages.CauseErrorExit, fmt.Sprintf("exited with code %d", e.Code)
+}
+
+// sweepEvery is how often the sweep looks for what is left of a tree; the
+// leader's own end is never polled, only strangers' children are.
+const sweepEvery = 10 * time.Millisecond
+
+// sweep verifies that nothing of the tree lives and the port is free. Members of
+// the group keep the rest of the grace; whoever left the group never got the
+// stop signal and is killed at once.
+func (w *Worker) sweep(c actor.Context, _ Event) {
+	l := w.life
+	self, root, host := c.Self(), c.ActorSystem().Root, w.host
+	attempt, proc, port, name := l.Machine.Attempt, l.proc, l.port, l.Spec.Name
+	go func() {
+		left := 0
+		wait := sweepEvery
+		for proc != nil {
+			members, err := proc.Survivors()
+			if err == nil && len(members) == 0 {
+				break
+			}
+			left = max(left, len(members))
+			for _, m := range members {
+				if !m.InGroup {
+					_ = proc.KillTree()
+					break
+				}
+			}
+			pause(host, wait)
+			wait = min(wait*3/2, 500*time.Millisecond)
+		}
+		for i := 0; port != 0 && !host.PortFree(port) && i < 50; i++ {
+			pause(host, sweepEvery)
+		}
+		host.LogEnd(name, attempt)
+		root.Send(self, treeGone{attempt: attempt, leftovers: left, tail: host.LogTail(name, attempt, 50)})
+	}()
+}
+
+func pause(h Host, d time.Duration) {
+	done := make(chan struct{})
+	h.AfterFunc(d, func() { close(done) })
+	<-done
+}
+
+func (w *Worker) gone(c actor.Context, m treeGone) {
+	l := w.life
+	if m.attempt != l.Machine.Attempt {
+		return
+	}
+	mach := l.Machine
+	le := &messages.LastExit{Cause: mach.Cause, Detail: mach.Detail, Attempt: m.attempt, At: l.exit.At, LogTail: m.tail}
+	if le.Detail == "" {
+		_, le.Detail = judge(l.exit)
+	}
+	if !l.exit.Unknown {
+		if l.exit.Signal != 0 {
+			le.Signal, le.CoreDumped = SignalName(l.exit.Signal), l.exit.CoreDumped
+		} else {
+			code := l.exit.Code
+			le.Code = &code
+		}
+	}
+	if !mach.StartedAt.IsZero() {
+		le.UptimeSeconds = messages.Secs(l.exit.At.Sub(mach.StartedAt))
+	}
+	l.lastExit = le
+	if m.leftovers > 0 {
+		w.emit(messages.Event{Type: messages.WorkerLeftover, Total: m.leftovers, Done: m.leftovers,
+			Reason: fmt.Sprintf("%d processes outlived the worker's main process and were ended", m.leftovers)})
+	}
+	w.phase("gone", l.exit.At)
+	w.quiet(c, Event{Kind: Gone, Attempt: m.attempt, Cause: mach.Cause})
+}
+
+func (w *Worker) survivors() string {
+	if w.life.proc == nil {
+		return ""
+	}
+	members, err := w.life.proc.Survivors()
+	if err != nil || len(members) == 0 {
+		return "still there after SIGKILL"
+	}
+	names := make([]string, 0, 3)
+	for _, m := range members[:min(3, len(members))] {
+		names = append(names, fmt.Sprintf("%d (%s)", m.PID, m.Command))
+	}
+	return fmt.Sprintf("%d processes survived SIGKILL, probably asleep in the kernel (state D): %s", len(members), strings.Join(names, ", "))
+}
+
+// watchReady begins to watch for readiness, by the rule of the spec.
+func (w *Worker) watchReady(c actor.Context) {
+	l := w.life
+	spec, attempt, port := l.Spec, l.Machine.Attempt, l.port
+	if spec.Ready.Timeout > 0 {
+		w.arm(c, TimerReady, spec.Ready.Timeout.D())
+	}
+	switch {
+	case HasReadyRule(spec):
+		ctx, cancel := context.WithCancel(context.Background())
+		w.watch = cancel
+		self, root, host := c.Self(), c.ActorSystem().Root, w.host
+		go func() {
+			err := host.WatchReady(ctx, spec, attempt, port)
+			if ctx.Err() == nil {
+				root.Send(self, readySeen{attempt: attempt, err: err})
+			}
+		}()
+	case spec.Engine == "hive" || spec.Engine == "rbee" || spec.Ready.Notify:
+		// these say it themselves
+	default:
+		w.arm(c, TimerSettle, spec.Ready.Settle.D())
+	}
+}
+
+// HasReadyRule reports whether hive itself looks for readiness.
+func HasReadyRule(s messages.WorkerSpec) bool {
+	return s.Ready.HTTP != "" || s.Ready.TCP || s.Ready.Log != "" || len(s.Ready.Command) > 0
+}
+
+func (w *Worker) unwatch() {
+	w.disarm(TimerReady)
+	w.disarm(TimerSettle)
+	if w.watch != nil {
+		w.watch()
+		w.watch = nil
+	}
+}
+
+func (w *Worker) arm(c actor.Context, t Timer, d time.Duration) {
+	w.disarm(t)
+	w.life.timerGen++
+	m := tick{timer: t, gen: w.life.timerGen, attempt: w.life.Machine.Attempt}
+	self, root := c.Self(), c.ActorSystem().Root
+	w.timers[t] = armedTimer{gen: m.gen, stop: w.host.AfterFunc(d, func() { root.Send(self, m) })}
+}
+
+func (w *Worker) disarm(t Timer) {
+	if a, ok := w.timers[t]; ok {
+		a.stop()
+		delete(w.timers, t)
+	}
+}
+
+// NotInfluenceReceiveTimeout and IgnoreDeadLetterLogging mark a timer's message
+// as neither activity nor worth a log line when its worker is gone.
+func (tick) NotInfluenceReceiveTimeout() {}
+
+// IgnoreDeadLetterLogging implements protoactor's marker.
+func (tick) IgnoreDeadLetterLogging() {}
+
+// down ends an incarnation. No panic may leave it: protoactor would bring a
+// stopping actor back to life. When the actor stops for good its process is
+// ended too, within twice downWait.
+func (w *Worker) down(_ actor.Context, forGood bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			w.host.Panicked("worker "+string(w.life.Spec.Name), r)
+		}
+	}()
+	w.unwatch()
+	for t := range w.timers {
+		w.disarm(t)
+	}
+	p := w.life.proc
+	if p == nil || w.life.Machine.Proc == ProcNone {
+		return
+	}
+	if !forGood {
+		_ = p.KillTree() // a panic: the next incarnation verifies
+		return
+	}
+	_ = p.Signal(signalNumber(w.life.Spec.Stop.Signal))
+	if !w.vanishes(p) {
+		_ = p.KillTree()
+		w.vanishes(p)
+	}
+}
+
+// downWait bounds how long an actor's own end waits for its process.
+const downWait = time.Second
+
+func (w *Worker) vanishes(p Process) bool {
+	for waited := time.Duration(0); waited < downWait; waited += sweepEvery {
+		if m, err := p.Survivors(); err == nil && len(m) == 0 {
+			return true
+		}
+		pause(w.host, sweepEvery)
+	}
+	return false
+}
+
+func (w *Worker) emit(e messages.Event) {
+	e.At = w.host.Now()
+	e.Worker, e.Attempt, e.Pool = w.life.Spec.Name, w.life.Machine.Attempt, w.life.pool
+	w.host.Emit(e)
+}
+
+func (w *Worker) phase(name string, since time.Time) {
+	if !since.IsZero() {
+		w.emit(messages.Event{Type: messages.WorkerPhase, Phase: name, Took: messages.Secs(w.host.Now().Sub(since))})
+	}
+}
+
+var signals = map[string]syscall.Signal{"SIGTERM": syscall.SIGTERM, "SIGINT": syscall.SIGINT, "SIGQUIT": syscall.SIGQUIT,
+	"SIGHUP": syscall.SIGHUP, "SIGUSR1": syscall.SIGUSR1, "SIGUSR2": syscall.SIGUSR2, "SIGKILL": syscall.SIGKILL,
+	"SIGABRT": syscall.SIGABRT, "SIGSEGV": syscall.SIGSEGV, "SIGBUS": syscall.SIGBUS, "SIGFPE": syscall.SIGFPE,
+	"SIGILL": syscall.SIGILL, "SIGPIPE": syscall.SIGPIPE, "SIGALRM": syscall.SIGALRM, "SIGTRAP": syscall.SIGTRAP,
+	"SIGXCPU": syscall.SIGXCPU, "SIGXFSZ": syscall.SIGXFSZ, "SIGSYS": syscall.SIGSYS, "SIGWINCH": syscall.SIGWINCH}
+
+func signalNumber(name string) syscall.Signal {
+	if s, ok := signals[name]; ok {
+		return s
+	}
+	return syscall.SIGTERM
+}
+
+// SignalName is the inverse, "SIGKILL" for 9.
+func SignalName(s syscall.Signal) string {
+	for n, v := range signals {
+		if v == s {
+			return n
+		}
+	}
+	return fmt.Sprintf("signal %d", int(s))
+}

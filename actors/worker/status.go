@@ -1,0 +1,42 @@
+package worker
+
+import (
+	"github.com/rbee-hive/hive/messages"
+)
+
+func (w *Worker) publish() { w.host.Publish(w.status()) }
+
+// status is the worker as the world sees it. The value is never changed later.
+func (w *Worker) status() *messages.WorkerStatus {
+	l := w.life
+	m := l.Machine
+	s := &messages.WorkerStatus{
+		Name: l.Spec.Name, State: m.State, Since: m.Since, Reason: m.Reason, Attempt: m.Attempt, Pool: l.pool,
+		GPUs: l.gpus, Port: l.port, Model: l.Spec.Model, Engine: l.Spec.Engine, Progress: l.progress,
+		Heartbeat: messages.Heartbeat{Kind: l.beatKind, At: l.beat}, InFlight: m.InFlight,
+		Restarts: messages.Restarts{Total: l.History.Total, Max: l.Spec.Restart.MaxRestarts,
+			InWindow: l.History.Failures.Count(w.host.Now(), l.Spec.Restart.Window.D())},
+		LastExit: l.lastExit, Labels: l.Spec.Labels, Command: l.Spec.Command, Source: l.Source,
+	}
+	if s.GPUs == nil {
+		s.GPUs = []string{}
+	}
+	if m.Proc == ProcAlive && l.proc != nil {
+		s.PID = l.proc.PID()
+		s.StartedAt, s.ReadyAt = m.StartedAt, m.ReadyAt
+	}
+	if l.port != 0 {
+		s.URL = w.host.URL(l.port)
+	}
+	if !l.nextAt.IsZero() {
+		at := l.nextAt
+		s.Restarts.NextAt = &at
+	}
+	return s
+}
+
+// SetPool notes the pool before the first incarnation begins.
+func (l *Life) SetPool(id messages.PoolID) { l.pool = id }
+
+// Status is the status of a life that no incarnation has touched yet.
+func (l *Life) Status(h Host) *messages.WorkerStatus { return (&Worker{life: l, host: h}).status() }
