@@ -1,0 +1,267 @@
+package hive
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	mathrand "math/rand/v2"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"github.com/rbee-hive/hive/actors/worker"
+	"github.com/rbee-hive/hive/config"
+	"github.com/rbee-hive/hive/messages"
+	"github.com/rbee-hive/hive/process"
+	"github.com/rbee-hive/hive/supervision"
+)
+
+// workerHost is the address workers are told to listen on.
+const workerHost = "127.0.0.1"
+
+// markKey is the environment variable by which a stray process is recognised as
+// a worker's, when it has left its group and its parents are dead.
+const markKey = "HIVE_MARK"
+
+type callToken struct {
+	attempt messages.Attempt
+	secret  string
+}
+
+// The methods below make Hive the actors' Host: the one place where what they
+// decide touches the world.
+
+// Now is the wall clock.
+func (h *Hive) Now() time.Time { return time.Now() }
+
+// AfterFunc runs f after d, unless stopped before.
+func (h *Hive) AfterFunc(d time.Duration, f func()) (stop func()) {
+	t := time.AfterFunc(d, f)
+	return func() { t.Stop() }
+}
+
+// Spread is the jitter's random number.
+func (h *Hive) Spread() float64 { return mathrand.Float64() }
+
+// Token makes the callback token of an attempt.
+func (h *Hive) Token(id messages.WorkerID, a messages.Attempt) string {
+	var b [24]byte
+	_, _ = rand.Read(b[:]) // never fails since Go 1.24
+	s := base64.RawURLEncoding.EncodeToString(b[:])
+	h.tokens.Store(id, callToken{attempt: a, secret: s})
+	return s
+}
+
+// Send tells an actor something from outside.
+func (h *Hive) Send(to *actor.PID, m any) { h.system.Root.Send(to, m) }
+
+// URL is where a worker with this port is reached.
+func (h *Hive) URL(port int) string { return "http://" + workerHost + ":" + strconv.Itoa(port) }
+
+// PortFree reports whether nobody listens on port.
+func (h *Hive) PortFree(port int) bool { return h.ports.Free(port) }
+
+// LeasePort leases a port. A worker that never mentions one gets one while
+// there are any, and runs without when there are none.
+func (h *Hive) LeasePort(s messages.WorkerSpec) (int, error) {
+	if s.Port == "none" {
+		return 0, nil
+	}
+	fixed, _ := strconv.Atoi(string(s.Port))
+	p, err := h.ports.Lease(string(s.Name), fixed)
+	if err != nil && !config.NeedsPort(s) {
+		return 0, nil
+	}
+	return p, err
+}
+
+// ReleasePort gives a worker's port back.
+func (h *Hive) ReleasePort(id messages.WorkerID) { h.ports.Release(string(id)) }
+
+// WaitsFor says what dependencies lack; a name stands for all its replicas.
+func (h *Hive) WaitsFor(deps []string) string {
+	for _, d := range deps {
+		found := false
+		for _, s := range h.specsNamed(d) {
+			found = true
+			w, ok := h.board.Worker(s)
+			if !ok || !w.State.Ready() {
+				state := "not there yet"
+				if ok {
+					state = w.State.String()
+				}
+				return fmt.Sprintf("depends on %s, which is %s", s, state)
+			}
+		}
+		if !found {
+			return fmt.Sprintf("depends on %s, which is not declared", d)
+		}
+	}
+	return ""
+}
+
+func (h *Hive) specsNamed(name string) []messages.WorkerID {
+	if _, ok := h.board.Worker(messages.WorkerID(name)); ok {
+		return []messages.WorkerID{messages.WorkerID(name)}
+	}
+	var ids []messages.WorkerID
+	for _, s := range h.specs() {
+		if s.Base == name {
+			ids = append(ids, s.Name)
+		}
+	}
+	return ids
+}
+
+// Publish puts a status in view.
+func (h *Hive) Publish(s *messages.WorkerStatus) { h.board.PutWorker(s) }
+
+// PublishPool puts a pool's status in view.
+func (h *Hive) PublishPool(s *messages.PoolStatus) { h.board.PutPool(s) }
+
+// Forget drops a worker from view, with its token and logs.
+func (h *Hive) Forget(id messages.WorkerID) {
+	h.board.DropWorker(id)
+	h.tokens.Delete(id)
+	h.desired.Delete(id)
+	if err := h.logs.Remove(id); err != nil {
+		h.log.Warn("could not remove the logs of a removed worker", "worker", id, "error", err)
+	}
+}
+
+// Emit puts an event into the journal.
+func (h *Hive) Emit(e messages.Event) { h.journal.Append(e) }
+
+// LogTail reads the last lines of an attempt.
+func (h *Hive) LogTail(id messages.WorkerID, a messages.Attempt, n int) []string {
+	lines, err := h.logs.Tail(id, a, n)
+	if err != nil || lines == nil {
+		return []string{}
+	}
+	return lines
+}
+
+// LogEnd tells that an attempt writes no more.
+func (h *Hive) LogEnd(id messages.WorkerID, a messages.Attempt) { h.logs.End(id, a) }
+
+// DeviceHealthy asks a pool's device. Without a driver every device is healthy.
+func (h *Hive) DeviceHealthy(messages.PoolID) bool { return true }
+
+// AllEnded tells Run that the shutdown is over.
+func (h *Hive) AllEnded(left []messages.WorkerID) {
+	select {
+	case h.ended <- left:
+	default:
+	}
+}
+
+// Panicked logs a panic of an actor with its stack. A process failure is
+// expected and never comes here.
+func (h *Hive) Panicked(who string, reason any) {
+	var pf *supervision.ProcessFailure
+	if errors.As(supervision.AsError(reason), &pf) {
+		return
+	}
+	h.log.Error("an actor panicked; this is a bug in hive", "actor", who, "reason", fmt.Sprint(reason), "stack", string(debug.Stack()))
+}
+
+// Launch makes the process of an attempt. It blocks until exec has happened.
+func (h *Hive) Launch(l worker.Launch) (worker.Process, error) {
+	command, env, err := config.Expand(l.Spec, config.Vars{Port: l.Port, Host: workerHost, Attempt: l.Attempt,
+		GPU: strings.Join(l.GPUs, ",")})
+	if err != nil {
+		return nil, &worker.LaunchError{Cause: messages.CauseConfig, Detail: err.Error()}
+	}
+	if l.Spec.Model != "" {
+		if _, err := os.Stat(l.Spec.Model); err != nil {
+			return nil, &worker.LaunchError{Cause: messages.CauseConfig,
+				Detail: fmt.Sprintf("model %s of worker %s cannot be read: %v; put it there or correct `model`", l.Spec.Model, l.Spec.Name, errors.Unwrap(err))}
+		}
+	}
+	out, err := h.logs.Begin(l.Spec.Name, l.Attempt, l.Spec.Logs)
+	if err != nil {
+		return nil, &worker.LaunchError{Cause: messages.CauseUnknown, Detail: fmt.Sprintf("open the log of worker %s: %v", l.Spec.Name, err)}
+	}
+	defer out.Close()
+	p, err := h.runner.Start(process.Spec{Command: command, Env: h.environment(l, env), Dir: l.Spec.Dir, User: l.Spec.User,
+		Output: out, MarkKey: markKey, MarkValue: fmt.Sprintf("%d/%s/%d", os.Getpid(), l.Spec.Name, l.Attempt)})
+	if err != nil {
+		h.logs.End(l.Spec.Name, l.Attempt)
+		cause := messages.CauseUnknown
+		var se *process.StartError
+		if errors.As(err, &se) && se.Config {
+			cause = messages.CauseConfig
+		}
+		return nil, &worker.LaunchError{Cause: cause, Detail: err.Error()}
+	}
+	return osProcess{p}, nil
+}
+
+// environment is hive's own, the spec's over it, and the contract's over both.
+func (h *Hive) environment(l worker.Launch, own map[string]string) []string {
+	env := map[string]string{}
+	for _, kv := range os.Environ() {
+		if k, v, ok := strings.Cut(kv, "="); ok {
+			env[k] = v
+		}
+	}
+	maps.Copy(env, own)
+	env["HIVE_WORKER"] = string(l.Spec.Name)
+	env["HIVE_ATTEMPT"] = strconv.FormatUint(uint64(l.Attempt), 10)
+	env["HIVE_URL"] = h.apiURL()
+	env["HIVE_TOKEN"] = l.Token
+	env["HOST"] = workerHost
+	delete(env, "PORT")
+	if l.Port != 0 {
+		env["PORT"] = strconv.Itoa(l.Port)
+	}
+	if len(l.GPUs) > 0 {
+		env["CUDA_VISIBLE_DEVICES"] = strings.Join(l.GPUs, ",")
+		env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+	}
+	list := make([]string, 0, len(env))
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		list = append(list, k+"="+env[k])
+	}
+	return list
+}
+
+// WatchReady blocks until the readiness rule of the spec holds.
+func (h *Hive) WatchReady(ctx context.Context, s messages.WorkerSpec, a messages.Attempt, port int) error {
+	return h.prober.wait(ctx, s, a, port)
+}
+
+// osProcess fits a process.Proc to what the worker actor needs.
+type osProcess struct{ p *process.Proc }
+
+func (o osProcess) PID() int                        { return o.p.PID() }
+func (o osProcess) Signal(sig syscall.Signal) error { return o.p.Signal(sig) }
+func (o osProcess) Close()                          { o.p.Close() }
+
+func (o osProcess) Wait() worker.Exit {
+	e := o.p.Wait()
+	return worker.Exit{Code: e.Code, Signal: e.Signal, CoreDumped: e.CoreDumped, Unknown: e.Unknown, At: e.At}
+}
+
+func (o osProcess) KillTree() error {
+	_, err := o.p.KillTree()
+	return err
+}
+
+func (o osProcess) Survivors() ([]worker.Member, error) {
+	ms, err := o.p.Survivors()
+	out := make([]worker.Member, len(ms))
+	for i, m := range ms {
+		out[i] = worker.Member{PID: m.PID, Command: m.Command, InGroup: m.InGroup}
+	}
+	return out, err
+}
