@@ -181,11 +181,8 @@ func (h *Hive) Launch(l worker.Launch) (worker.Process, error) {
 	if err != nil {
 		return nil, &worker.LaunchError{Cause: messages.CauseConfig, Detail: err.Error()}
 	}
-	if l.Spec.Model != "" {
-		if _, err := os.Stat(l.Spec.Model); err != nil {
-			return nil, &worker.LaunchError{Cause: messages.CauseConfig,
-				Detail: fmt.Sprintf("model %s of worker %s cannot be read: %v; put it there or correct `model`", l.Spec.Model, l.Spec.Name, errors.Unwrap(err))}
-		}
+	if lacks := config.WorkerHostProblems(l.Spec); len(lacks) > 0 {
+		return nil, &worker.LaunchError{Cause: messages.CauseConfig, Detail: lacks[0].Message}
 	}
 	out, err := h.logs.Begin(l.Spec.Name, l.Attempt, l.Spec.Logs)
 	if err != nil {

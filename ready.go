@@ -110,9 +110,12 @@ func (p *prober) logged(ctx context.Context, s messages.WorkerSpec, a messages.A
 
 // succeeds runs the readiness command to its end; exit code 0 is ready.
 func (p *prober) succeeds(ctx context.Context, s messages.WorkerSpec, a messages.Attempt, port int) bool {
-	probe := s
-	probe.Command = s.Ready.Command
-	command, env, err := config.Expand(probe, config.Vars{Port: port, Host: workerHost, Attempt: a})
+	vars := config.Vars{Port: port, Host: workerHost, Attempt: a}
+	_, env, err := config.Expand(s, vars)
+	if err != nil {
+		return false
+	}
+	command, err := config.ExpandList(s, "ready.command", s.Ready.Command, vars)
 	if err != nil {
 		return false
 	}

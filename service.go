@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -208,7 +209,13 @@ func (h *Hive) specs() []messages.WorkerSpec {
 	return all
 }
 
-func (h *Hive) apiURL() string { return "http://" + h.addr }
+// apiURL is where workers call back: the socket when hive listens nowhere else.
+func (h *Hive) apiURL() string {
+	if h.addr == "" {
+		return "unix://" + h.sock
+	}
+	return "http://" + h.addr
+}
 
 // listen opens the API on TCP and on the unix socket.
 func (h *Hive) listen() error {
@@ -218,11 +225,14 @@ func (h *Hive) listen() error {
 	}
 	h.server = httpd.New(httpd.Options{Service: h, Journal: h.journal, Logs: h.logs, Metrics: h.metrics.Write, ObserveAPI: h.metrics.ObserveAPI, Log: h.log,
 		Version: h.opt.Version, Token: token, ReadOnlyWithoutToken: h.cfg.Auth.ReadOnlyWithoutToken})
-	tcp, err := net.Listen("tcp", h.cfg.Listen)
-	if err != nil {
-		return fmt.Errorf("listen on %s: %w; choose another address with `listen`", h.cfg.Listen, err)
+	if h.cfg.Listen != "" {
+		tcp, err := net.Listen("tcp", h.cfg.Listen)
+		if err != nil {
+			return fmt.Errorf("listen on %s: %w; choose another address with `listen`", h.cfg.Listen, err)
+		}
+		h.addr = tcp.Addr().String()
+		h.listeners = append(h.listeners, tcp)
 	}
-	h.addr = tcp.Addr().String()
 	h.sock = config.SocketPath(h.cfg.DataDir)
 	if err := os.MkdirAll(filepath.Dir(h.sock), 0o700); err != nil {
 		return fmt.Errorf("make the folder of the API socket: %w", err)
@@ -236,7 +246,7 @@ func (h *Hive) listen() error {
 	if err := os.Chmod(h.sock, 0o600); err != nil {
 		return fmt.Errorf("protect the API socket: %w", err)
 	}
-	h.listeners = []net.Listener{tcp, unix}
+	h.listeners = append(h.listeners, unix)
 	h.prober = &prober{client: &fasthttp.Client{MaxIdleConnDuration: time.Second, ReadTimeout: probeTimeout, WriteTimeout: probeTimeout,
 		NoDefaultUserAgentHeader: true}, logs: h.logs, runner: h.runner}
 	var once sync.Once
@@ -258,18 +268,11 @@ func readToken(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read auth.token_file: %w", err)
 	}
-	token := string(trimSpace(b))
+	token := strings.TrimSpace(string(b))
 	if len(token) < 16 {
 		return "", fmt.Errorf("auth.token_file %s holds fewer than 16 characters; write a long random token into it", path)
 	}
 	return token, nil
-}
-
-func trimSpace(b []byte) []byte {
-	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == '\r' || b[len(b)-1] == ' ') {
-		b = b[:len(b)-1]
-	}
-	return b
 }
 
 // logEvent writes each event to the log; what a person must see is a warning.

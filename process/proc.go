@@ -135,21 +135,35 @@ func lookup(env []string, key string) string {
 	return ""
 }
 
-func credential(name string) (*syscall.Credential, error) {
-	if name == "" {
+// credential resolves "name", "uid" or "name:group" to what the kernel takes.
+func credential(who string) (*syscall.Credential, error) {
+	if who == "" {
 		return nil, nil
 	}
+	name, group, _ := strings.Cut(who, ":")
 	u, err := user.Lookup(name)
 	if err != nil {
-		return nil, config("user %s does not exist on this host; create it or correct `user`", name)
+		if u, err = user.LookupId(name); err != nil {
+			return nil, config("user %s does not exist on this host; create it or correct `user`", name)
+		}
+	}
+	gidText := u.Gid
+	if group != "" {
+		g, err := user.LookupGroup(group)
+		if err != nil {
+			if g, err = user.LookupGroupId(group); err != nil {
+				return nil, config("group %s does not exist on this host; create it or correct `user`", group)
+			}
+		}
+		gidText = g.Gid
 	}
 	uid, _ := strconv.Atoi(u.Uid)
-	gid, _ := strconv.Atoi(u.Gid)
-	if uid == os.Geteuid() {
+	gid, _ := strconv.Atoi(gidText)
+	if uid == os.Geteuid() && group == "" {
 		return nil, nil
 	}
 	if os.Geteuid() != 0 {
-		return nil, config("hive runs as an ordinary user and cannot start a process as %s; run hive as root or drop `user`", name)
+		return nil, config("hive runs as an ordinary user and cannot start a process as %s; run hive as root or drop `user`", who)
 	}
 	cred := &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	if ids, err := u.GroupIds(); err == nil {

@@ -88,7 +88,6 @@ type slot struct {
 	since    time.Time
 	loading  bool
 	removing bool
-	replies  []chan<- messages.Reply
 }
 
 // Pool is the actor.

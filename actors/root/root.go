@@ -50,7 +50,12 @@ type declared struct {
 	state  messages.State
 }
 
-type ending struct{ total int }
+// ending is a shutdown under way: how many workers there were, how many had
+// ended when that was last told, and whether it is over.
+type ending struct {
+	total, told int
+	over        bool
+}
 
 // Props makes the actor's props for a book.
 func Props(book *Book, host Host) *actor.Props {
@@ -328,7 +333,7 @@ func (r *Root) moved(c actor.Context, m pool.Moved) {
 // shutdown ends every worker at once; progress tells when all are through.
 func (r *Root) shutdown(c actor.Context, m messages.Shutdown) {
 	if r.ending == nil {
-		r.ending = &ending{total: len(r.lives)}
+		r.ending = &ending{total: len(r.lives), told: -1}
 		clear(r.after)
 		r.host.Emit(messages.Event{Type: messages.HiveStopping, At: r.host.Now(), Reason: m.Reason, Total: len(r.lives)})
 	}
@@ -340,7 +345,7 @@ func (r *Root) shutdown(c actor.Context, m messages.Shutdown) {
 
 func (r *Root) progress(_ actor.Context) {
 	e := r.ending
-	if e == nil || e.total < 0 {
+	if e == nil || e.over {
 		return
 	}
 	done, left := e.total-len(r.lives), []messages.WorkerID{}
@@ -355,10 +360,13 @@ func (r *Root) progress(_ actor.Context) {
 			over = false
 		}
 	}
-	r.host.Emit(messages.Event{Type: messages.HiveStopProgress, At: r.host.Now(), Done: max(done, 0), Total: e.total,
-		Reason: fmt.Sprintf("%d/%d stopped", max(done, 0), e.total)})
+	if done != e.told {
+		e.told = done
+		r.host.Emit(messages.Event{Type: messages.HiveStopProgress, At: r.host.Now(), Done: done, Total: e.total,
+			Reason: fmt.Sprintf("%d/%d stopped", done, e.total)})
+	}
 	if over {
-		e.total = -1
+		e.over = true
 		slices.Sort(left)
 		r.host.AllEnded(left)
 	}

@@ -108,6 +108,7 @@ func (w *Worker) exited(c actor.Context, m procExited) {
 	cause, detail := judge(m.exit)
 	if s := l.Machine.State; s == messages.Stopping || s == messages.Failed || s == messages.Unkillable {
 		cause = l.Machine.Cause
+		detail = strings.Replace(detail, "exited by itself", "exited", 1)
 		w.phase("term", l.Machine.EndAt)
 	}
 	w.emit(messages.Event{Type: messages.WorkerExited, PID: l.proc.PID(), Cause: cause, Reason: detail,
@@ -184,6 +185,7 @@ func (w *Worker) gone(c actor.Context, m treeGone) {
 	le := &messages.LastExit{Cause: mach.Cause, Detail: mach.Detail, Attempt: m.attempt, At: l.exit.At, LogTail: m.tail}
 	if le.Detail == "" {
 		_, le.Detail = judge(l.exit)
+		le.Detail = strings.Replace(le.Detail, "exited by itself", "exited", 1)
 	}
 	if !l.exit.Unknown {
 		if l.exit.Signal != 0 {
