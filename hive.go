@@ -212,10 +212,12 @@ func (h *Hive) Run(ctx context.Context) error {
 	}
 	h.server.SetReady(false)
 	left := h.finish()
+	reason := "all workers have ended"
 	if len(left) > 0 {
-		h.log.Warn("workers survived SIGKILL and were left behind", "workers", left)
+		reason = fmt.Sprintf("workers survived SIGKILL and are left behind: %v", left)
+		h.log.Warn(reason)
 	}
-	h.journal.Append(messages.Event{Type: messages.HiveStopped, Reason: "all workers have ended"})
+	h.journal.Append(messages.Event{Type: messages.HiveStopped, Reason: reason, Done: len(left)})
 	return cause
 }
 

@@ -288,6 +288,13 @@ func (p *Proc) Wait() Exit {
 	return e
 }
 
+// ended reports whether the leader has been reaped.
+func (p *Proc) ended() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reaped
+}
+
 // Signal sends sig to the whole group. It returns nil when nobody is left. While
 // the leader is not reaped the group id cannot be another's; afterwards it is
 // used only while a member of the tree still carries it.
@@ -295,12 +302,12 @@ func (p *Proc) Signal(sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.reaped {
-		members, err := p.Survivors()
+		t, err := p.runner.scan()
 		if err != nil {
-			return err
+			return fmt.Errorf("read /proc: %w", err)
 		}
 		ours := false
-		for _, m := range members {
+		for _, m := range p.members(t, p.runner.leaders()) {
 			ours = ours || m.InGroup
 		}
 		if !ours {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,10 +20,11 @@ type ident struct {
 // Runner starts processes and keeps hive's children in order. One per hive; safe
 // for concurrent use.
 type Runner struct {
-	mu      sync.Mutex // guards the four below
+	mu      sync.Mutex // guards the five below
 	procs   map[int]*Proc
 	known   map[ident]*Proc // members seen, by identity
 	forking int
+	later   bool // dead orphans were seen while a start was under way
 	done    chan struct{}
 
 	scanMu  sync.Mutex // guards the two below
@@ -64,8 +66,12 @@ func (r *Runner) Close() {
 func (r *Runner) spawning(d int) {
 	r.mu.Lock()
 	r.forking += d
+	again := r.later && r.forking == 0
+	if again {
+		r.later = false
+	}
 	r.mu.Unlock()
-	if d < 0 {
+	if again {
 		select {
 		case r.poke <- struct{}{}:
 		default:
@@ -156,8 +162,10 @@ func (r *Runner) reap() {
 		case <-r.chld:
 		case <-r.poke:
 		}
-		if t, err := r.scan(); err == nil {
-			r.collect(t)
+		if r.deadOrphan() {
+			if t, err := r.scan(); err == nil {
+				r.collect(t)
+			}
 		}
 		select {
 		case <-r.done:
@@ -176,10 +184,44 @@ func (r *Runner) collect(t table) {
 			continue
 		}
 		if r.forking > 0 {
-			return // it may be the one being made; its end pokes us
+			r.later = true // it may be the one being made; the start's end pokes us
+			return
 		}
 		var ws syscall.WaitStatus
 		_, _ = syscall.Wait4(pid, &ws, syscall.WNOHANG, nil)
 		delete(r.known, ident{pid, st.start})
 	}
+}
+
+// deadOrphan reports whether some dead child of hive may be an orphan. It peeks
+// at one dead child without reaping it; a leader's own waiter takes it away in a
+// moment, so a leader means to look again.
+// Source: waitid(2), WNOWAIT.
+func (r *Runner) deadOrphan() bool {
+	for range 100 {
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		pid := siginfoPID(&info)
+		if err != nil || pid == 0 {
+			return false
+		}
+		r.mu.Lock()
+		leader := r.procs[pid] != nil
+		r.mu.Unlock()
+		if !leader {
+			return true
+		}
+		select {
+		case <-r.done:
+			return false
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return true
+}
+
+// siginfoPID is si_pid of a SIGCHLD siginfo_t: the word after signo, errno, code
+// and, on 64-bit machines, padding.
+func siginfoPID(i *unix.Siginfo) int {
+	return int(*(*int32)(unsafe.Add(unsafe.Pointer(i), 16)))
 }

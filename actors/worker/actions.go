@@ -144,6 +144,7 @@ const (
 	DoUnwatch                        // end every watch of the attempt
 	DoSignal                         // the stop signal to the whole group
 	DoKillTree                       // SIGKILL to the whole tree
+	DoSweepNow                       // after the leader's unasked end: kill what is left, verify that tree and port are gone
 	DoSweep                          // after the leader's end: verify that tree and port are gone
 	DoArm                            // start a timer
 	DoDisarm                         // stop a timer
@@ -196,6 +197,13 @@ func ended(m *Machine) []Effect {
 func settle(m *Machine, _ Event, _ time.Time) []Effect {
 	fx := ended(m)
 	m.Want, m.Decided = WantNothing, false
+	switch m.Cause {
+	case messages.CauseStoppedByUser:
+		m.Reason = "stopped by request"
+	case messages.CauseShutdown:
+		m.Reason = "hive was shut down"
+	default: // the reason tells how it ended by itself
+	}
 	return fx
 }
 
@@ -329,7 +337,7 @@ func notStarted(m *Machine, ev Event, now time.Time) []Effect {
 func exited(m *Machine, ev Event, now time.Time) []Effect {
 	m.Proc, m.EndAt = ProcSweeping, now
 	m.Cause, m.Detail = ev.Cause, ev.Reason
-	return []Effect{{Do: DoUnwatch}, disarm(TimerDrain), {Do: DoLoaded}, {Do: DoKillTree}, {Do: DoSweep}, armed(TimerKill, killWait)}
+	return []Effect{{Do: DoUnwatch}, disarm(TimerDrain), {Do: DoLoaded}, {Do: DoSweepNow}, armed(TimerKill, killWait)}
 }
 
 func exitedClean(m *Machine, ev Event, now time.Time) []Effect {
@@ -400,7 +408,7 @@ func reborn(m *Machine, ev Event, now time.Time) []Effect {
 		return do(DoLoaded) // Spawned or SpawnFailed is still to come
 	case ProcSweeping, ProcNone:
 		m.Proc = ProcSweeping
-		return []Effect{{Do: DoLoaded}, {Do: DoKillTree}, {Do: DoSweep}, armed(TimerKill, killWait)}
+		return []Effect{{Do: DoLoaded}, {Do: DoSweepNow}, armed(TimerKill, killWait)}
 	}
 	return nil
 }

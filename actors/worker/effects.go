@@ -14,7 +14,7 @@ import (
 )
 
 // perform carries the effects out, in order; it reports whether the actor shall fail.
-func (w *Worker) perform(c actor.Context, ev Event, fx []Effect) (fail bool) {
+func (w *Worker) perform(c actor.Context, fx []Effect) (fail bool) {
 	l := w.life
 	for _, f := range fx {
 		switch f.Do {
@@ -46,7 +46,9 @@ func (w *Worker) perform(c actor.Context, ev Event, fx []Effect) (fail bool) {
 				w.problem("kill", l.proc.KillTree())
 			}
 		case DoSweep:
-			w.sweep(c, ev)
+			w.sweep(c, false)
+		case DoSweepNow:
+			w.sweep(c, true)
 		case DoArm:
 			w.arm(c, f.Timer, f.After)
 		case DoDisarm:
@@ -137,10 +139,11 @@ func judge(e Exit) (messages.Cause, string) {
 // leader's own end is never polled, only strangers' children are.
 const sweepEvery = 10 * time.Millisecond
 
-// sweep verifies that nothing of the tree lives and the port is free. Members of
-// the group keep the rest of the grace; whoever left the group never got the
-// stop signal and is killed at once.
-func (w *Worker) sweep(c actor.Context, _ Event) {
+// sweep verifies that nothing of the tree lives and the port is free. After an
+// end that hive asked for, members of the group keep the rest of the grace;
+// whoever left the group never got the stop signal and is killed at once, as is
+// everybody after an unasked end.
+func (w *Worker) sweep(c actor.Context, killAll bool) {
 	l := w.life
 	self, root, host := c.Self(), c.ActorSystem().Root, w.host
 	attempt, proc, port, name := l.Machine.Attempt, l.proc, l.port, l.Spec.Name
@@ -154,7 +157,7 @@ func (w *Worker) sweep(c actor.Context, _ Event) {
 			}
 			left = max(left, len(members))
 			for _, m := range members {
-				if !m.InGroup {
+				if killAll || !m.InGroup {
 					_ = proc.KillTree()
 					break
 				}

@@ -77,7 +77,7 @@ func Step(m Machine, ev Event, now time.Time) (Machine, []Effect, error) {
 		}
 		if ev.Reason != "" {
 			next.Reason = ev.Reason
-		} else if r.To != m.State {
+		} else if r.To != m.State && r.Why != "" {
 			next.Reason = r.Why
 		}
 		fx := r.Do(&next, ev, now)

@@ -36,7 +36,7 @@ func (w *world) perform(t *rapid.T, m Machine, fx []Effect) {
 			w.claims = 0
 		case DoFail:
 			w.failed = true
-		case DoLoaded, DoWatchReady, DoUnwatch, DoSignal, DoKillTree, DoSweep, DoArm, DoDisarm, DoClearHistory:
+		case DoLoaded, DoWatchReady, DoUnwatch, DoSignal, DoKillTree, DoSweep, DoSweepNow, DoArm, DoDisarm, DoClearHistory:
 		}
 	}
 }

@@ -204,7 +204,7 @@ func (w *Worker) apply(c actor.Context, ev Event) error {
 	if next.State != before.State {
 		w.entered(before, next, ev)
 	}
-	fail := w.perform(c, ev, fx)
+	fail := w.perform(c, fx)
 	w.publish()
 	if next.State != before.State {
 		c.Send(c.Parent(), Changed{Worker: l.Spec.Name, State: next.State})
