@@ -14,10 +14,12 @@ import (
 	"net"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/fasthttp/router"
 	"github.com/valyala/fasthttp"
+	"golang.org/x/sys/unix"
 
 	"github.com/rbee-hive/hive/journal"
 	"github.com/rbee-hive/hive/messages"
@@ -51,6 +53,7 @@ type Events interface {
 
 // Logs is where workers' output is read.
 type Logs interface {
+	Attempts(messages.WorkerID) ([]messages.Attempt, error)
 	Tail(messages.WorkerID, messages.Attempt, int) ([]string, error)
 	Follow(ctx context.Context, w messages.WorkerID, a messages.Attempt, tail int, emit func([]byte) error) error
 }
@@ -271,9 +274,35 @@ func (s *Server) stream(c *fasthttp.RequestCtx, f func(ctx context.Context, w *b
 	conn := c.Conn()
 	_ = conn.SetReadDeadline(time.Time{})
 	c.Response.ImmediateHeaderFlush = true
+	c.SetConnectionClose() // so that the watch for the reader's end has the connection to itself
 	c.SetBodyStreamWriter(func(w *bufio.Writer) {
 		ctx, cancel := context.WithCancel(s.ctx)
 		defer cancel()
+		go hangup(conn, cancel)
 		f(ctx, w)
+	})
+}
+
+// hangup calls gone once the other side has closed the connection, so that a
+// silent stream does not outlive its reader. It ends with the connection.
+func hangup(conn net.Conn, gone func()) {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = rc.Read(func(fd uintptr) bool {
+		var b [1]byte
+		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			return false // nothing to read: still there
+		}
+		if n <= 0 {
+			gone()
+		}
+		return true
 	})
 }

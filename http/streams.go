@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +36,10 @@ func (s *Server) logs(c *fasthttp.RequestCtx) {
 	}
 	attempt, ok := number(c, "attempt", 0, math.MaxUint32)
 	if !ok {
+		return
+	}
+	if kept, err := s.opt.Logs.Attempts(id); attempt != 0 && err == nil && !slices.Contains(kept, messages.Attempt(attempt)) {
+		problem(c, fault{404, "unknown_attempt", "no such attempt"}, fmt.Sprintf("worker %s has no log of attempt %d; it has those of %v", id, attempt, kept), nil)
 		return
 	}
 	c.SetContentType("text/plain; charset=utf-8")

@@ -65,6 +65,7 @@ type Proc struct {
 	pid    int
 	start  uint64
 	mark   string // "KEY=value"
+	leaf   string // its cgroup2 folder, "" where the host gives none
 
 	mu     sync.Mutex // guards reaped
 	reaped bool
@@ -198,8 +199,16 @@ func (r *Runner) Start(s Spec) (*Proc, error) {
 		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &fd, Credential: cred}}
 	r.spawning(1)
 	defer r.spawning(-1)
+	leaf, leafFD, ok := r.grove.leaf(r.births.Add(1))
+	if ok {
+		defer unix.Close(leafFD)
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, leafFD
+	}
 	p, err := os.StartProcess(path, s.Command, attr)
 	if err != nil {
+		if ok {
+			_ = unix.Rmdir(leaf)
+		}
 		return nil, startError(s, err)
 	}
 	if fd < 0 {
@@ -211,7 +220,7 @@ func (r *Runner) Start(s Spec) (*Proc, error) {
 	}
 	_ = unix.SetNonblock(fd, true)
 	unix.CloseOnExec(fd)
-	proc := &Proc{runner: r, os: p, pidfd: os.NewFile(uintptr(fd), "pidfd"), pid: p.Pid, mark: mark}
+	proc := &Proc{runner: r, os: p, pidfd: os.NewFile(uintptr(fd), "pidfd"), pid: p.Pid, mark: mark, leaf: leaf}
 	if st, err := readStat(p.Pid); err == nil {
 		proc.start = st.start
 	}
@@ -302,12 +311,12 @@ func (p *Proc) Signal(sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.reaped {
-		t, err := p.runner.scan()
+		members, err := p.Survivors()
 		if err != nil {
-			return fmt.Errorf("read /proc: %w", err)
+			return err
 		}
 		ours := false
-		for _, m := range p.members(t, p.runner.leaders()) {
+		for _, m := range members {
 			ours = ours || m.InGroup
 		}
 		if !ours {

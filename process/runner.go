@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -20,6 +21,9 @@ type ident struct {
 // Runner starts processes and keeps hive's children in order. One per hive; safe
 // for concurrent use.
 type Runner struct {
+	grove  *grove // nil where the host gives no cgroup2 folder
+	births atomic.Uint64
+
 	mu      sync.Mutex // guards the five below
 	procs   map[int]*Proc
 	known   map[ident]*Proc // members seen, by identity
@@ -48,7 +52,7 @@ func NewRunner() (*Runner, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("become the parent of orphaned processes: %w; hive needs Linux 5.10 or newer", err)
 	}
-	r := &Runner{procs: map[int]*Proc{}, known: map[ident]*Proc{}, done: make(chan struct{}),
+	r := &Runner{grove: plantGrove(), procs: map[int]*Proc{}, known: map[ident]*Proc{}, done: make(chan struct{}),
 		chld: make(chan os.Signal, 1), poke: make(chan struct{}, 1)}
 	signal.Notify(r.chld, syscall.SIGCHLD)
 	r.wg.Add(1)
@@ -61,6 +65,7 @@ func (r *Runner) Close() {
 	signal.Stop(r.chld)
 	close(r.done)
 	r.wg.Wait()
+	r.grove.close()
 }
 
 func (r *Runner) spawning(d int) {

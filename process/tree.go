@@ -123,6 +123,9 @@ func (p *Proc) members(t table, leaders map[int]*Proc) []Member {
 // Survivors lists the living processes of the tree, the leader included. The
 // reading of /proc began after the call and may be shared with other callers.
 func (p *Proc) Survivors() ([]Member, error) {
+	if p.leaf != "" {
+		return p.inLeaf()
+	}
 	t, err := p.runner.scan()
 	if err != nil {
 		return nil, fmt.Errorf("read /proc: %w", err)
@@ -136,6 +139,12 @@ const killRounds = 10
 // KillTree sends SIGKILL to the group and to every descendant, wherever it has
 // gone, until a reading of /proc shows no new one. It does not wait for their end.
 func (p *Proc) KillTree() (int, error) {
+	if p.leaf != "" {
+		members, err := p.inLeaf()
+		if err == nil && (len(members) == 0 || p.killLeaf()) {
+			return len(members), nil
+		}
+	}
 	killed := map[int]uint64{}
 	for range killRounds {
 		if !p.ended() { // the group first, in one stroke, before it can fork
@@ -177,7 +186,12 @@ func killExactly(pid int, start uint64) error {
 }
 
 // Close forgets the process; call it once nothing of it lives.
-func (p *Proc) Close() { p.runner.remove(p) }
+func (p *Proc) Close() {
+	p.runner.remove(p)
+	if p.leaf != "" {
+		_ = unix.Rmdir(p.leaf)
+	}
+}
 
 // Strays lists children of hive that belong to no tree.
 func (r *Runner) Strays() ([]Member, error) {

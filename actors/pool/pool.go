@@ -39,6 +39,8 @@ type Record struct {
 	Cordoned bool
 	Reason   string
 	Lives    []*worker.Life // in the order they were declared
+
+	afresh bool // the pool is being restarted for its workers' sake
 }
 
 // Messages between a pool and the root.
@@ -119,8 +121,12 @@ func (p *Pool) Receive(c actor.Context) {
 	case *actor.Started:
 		for _, life := range p.rec.Lives {
 			life.Interrupt("its pool was restarted")
+			if p.rec.afresh {
+				life.Afresh()
+			}
 			p.spawn(c, life)
 		}
+		p.rec.afresh = false
 		p.publish()
 	case *actor.Restarting, *actor.Stopping:
 		p.stopRetry()

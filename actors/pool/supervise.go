@@ -42,6 +42,7 @@ func (p *Pool) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, child *
 	if v.Escalate {
 		answer, used := supervision.Escalated(p.rec.Policy, &p.rec.Account, pf.Failure.At)
 		up = &supervision.CrashLoopFailure{Worker: string(life.Spec.Name), Reason: v.Reason, Answer: answer, Used: used, Max: p.rec.Policy.MaxCrashloops}
+		p.rec.afresh = answer == supervision.RestartPool
 		p.publish()
 	}
 	supervision.Apply(sup, child, supervision.Restart, up, message)

@@ -41,6 +41,7 @@ type Root struct {
 	lives  map[messages.WorkerID]*declared
 	after  map[messages.WorkerID]messages.WorkerSpec // to be created again once removed
 	ending *ending
+	needed map[string]bool // names somebody depends on; nil when it must be worked out anew
 }
 
 // declared is the root's own copy of what it asked for; a Life is its worker's.
@@ -182,6 +183,7 @@ func (r *Root) add(c actor.Context, spec messages.WorkerSpec, source string, to 
 	life.SetPool(at)
 	r.where[spec.Name] = at
 	r.lives[spec.Name] = &declared{spec: spec, source: source}
+	r.needed = nil
 	st := life.Status(r.host)
 	r.host.Publish(st) // in view before the answer is out
 	r.host.Emit(messages.Event{Type: messages.WorkerCreated, At: r.host.Now(), Worker: spec.Name, Pool: at})
@@ -216,7 +218,7 @@ func (r *Root) change(c actor.Context, m messages.ChangeWorker) {
 		return
 	}
 	_, restart := Differ(d.spec, m.Spec)
-	d.spec = m.Spec
+	d.spec, r.needed = m.Spec, nil
 	c.Send(r.pids[r.where[m.Spec.Name]], pool.Change{Worker: m.Spec.Name, NewSpec: worker.NewSpec{Spec: m.Spec, Restart: restart, Reply: m.Reply}})
 }
 
@@ -276,7 +278,7 @@ func (r *Root) carryOut(c actor.Context, plan *messages.Plan, want map[messages.
 			c.Send(r.pids[r.where[id]], pool.Remove{Worker: id})
 			continue
 		}
-		r.lives[id].spec = want[id]
+		r.lives[id].spec, r.needed = want[id], nil
 		c.Send(r.pids[r.where[id]], pool.Change{Worker: id, NewSpec: worker.NewSpec{Spec: want[id], Restart: restart}})
 	}
 	for _, s := range order {
@@ -322,12 +324,25 @@ func (r *Root) moved(c actor.Context, m pool.Moved) {
 		return
 	}
 	d.state = m.State
-	if m.State == messages.Idle {
+	if r.neededBy(m.Worker) {
 		for _, pid := range r.pids {
 			c.Send(pid, pool.Reconsider{})
 		}
 	}
 	r.progress(c)
+}
+
+// neededBy reports whether some worker depends on id, by its name or its base name.
+func (r *Root) neededBy(id messages.WorkerID) bool {
+	if r.needed == nil {
+		r.needed = map[string]bool{}
+		for _, d := range r.lives {
+			for _, dep := range d.spec.DependsOn {
+				r.needed[dep] = true
+			}
+		}
+	}
+	return r.needed[string(id)] || r.needed[r.lives[id].spec.Base]
 }
 
 // shutdown ends every worker at once; progress tells when all are through.

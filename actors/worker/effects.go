@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -68,24 +69,69 @@ func (w *Worker) problem(act string, err error) {
 	}
 }
 
+// making is an attempt's process on its way: it outlives the incarnation that
+// asked for it, and reports to whichever is there.
+type making struct {
+	mu     sync.Mutex // guards the rest
+	report func(any)
+	start  *spawned
+	end    *procExited
+}
+
+func (m *making) tell(start *spawned, end *procExited) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if start != nil {
+		m.start = start
+		m.report(*start)
+	}
+	if end != nil {
+		m.end = end
+		m.report(*end)
+	}
+}
+
+// adopt makes a new incarnation the one that is told; it hears again what its
+// predecessor may have missed.
+func (m *making) adopt(report func(any)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.report = report
+	if m.start != nil {
+		report(*m.start)
+	}
+	if m.end != nil {
+		report(*m.end)
+	}
+}
+
 // launch makes the process in a goroutine: exec may hang on a dead file system,
 // and the actor must go on answering.
 func (w *Worker) launch(c actor.Context) {
 	l := w.life
 	l.token, l.progress, l.beat, l.beatKind = w.host.Token(l.Spec.Name, l.Machine.Attempt), nil, time.Time{}, "none"
 	req := Launch{Spec: l.Spec, Attempt: l.Machine.Attempt, Port: l.port, GPUs: l.gpus, Token: l.token}
-	self, root, host := c.Self(), c.ActorSystem().Root, w.host
+	mk, host := &making{report: reporter(c)}, w.host
+	l.making = mk
 	go func() {
 		p, err := host.Launch(req)
-		root.Send(self, spawned{attempt: req.Attempt, proc: p, err: err})
+		mk.tell(&spawned{attempt: req.Attempt, proc: p, err: err}, nil)
 		if err == nil {
-			exit := p.Wait()
-			root.Send(self, procExited{attempt: req.Attempt, exit: exit})
+			mk.tell(nil, &procExited{attempt: req.Attempt, exit: p.Wait()})
 		}
 	}()
 }
 
+// reporter sends to this incarnation from outside its message handling.
+func reporter(c actor.Context) func(any) {
+	self, root := c.Self(), c.ActorSystem().Root
+	return func(m any) { root.Send(self, m) }
+}
+
 func (w *Worker) spawned(c actor.Context, m spawned) {
+	if m.attempt == w.life.Machine.Attempt && w.life.Machine.Proc != ProcMaking {
+		return // heard before
+	}
 	if m.err == nil {
 		w.life.proc = m.proc
 		w.quiet(c, Event{Kind: Spawned, Attempt: m.attempt, Grace: w.life.Spec.Stop.Grace.D()})
@@ -103,8 +149,8 @@ func (w *Worker) spawned(c actor.Context, m spawned) {
 // exited: the pidfd woke up. The event is out before anything is cleaned up.
 func (w *Worker) exited(c actor.Context, m procExited) {
 	l := w.life
-	if m.attempt != l.Machine.Attempt {
-		return
+	if m.attempt != l.Machine.Attempt || l.Machine.Proc != ProcAlive {
+		return // old, or heard before
 	}
 	l.exit = m.exit
 	cause, detail := judge(m.exit)
@@ -181,8 +227,8 @@ func pause(h Host, d time.Duration) {
 
 func (w *Worker) gone(c actor.Context, m treeGone) {
 	l := w.life
-	if m.attempt != l.Machine.Attempt {
-		return
+	if m.attempt != l.Machine.Attempt || l.Machine.Proc != ProcSweeping {
+		return // old, or heard before
 	}
 	mach := l.Machine
 	le := &messages.LastExit{Cause: mach.Cause, Detail: mach.Detail, Attempt: m.attempt, At: l.exit.At, LogTail: m.tail}

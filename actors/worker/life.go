@@ -21,6 +21,7 @@ type Life struct {
 	Bugs    supervision.Window   // panics of the actor itself
 
 	proc     Process
+	making   *making
 	port     int
 	gpus     []string
 	pool     messages.PoolID
@@ -33,6 +34,7 @@ type Life struct {
 	beatKind string
 	progress *messages.Progress
 	timerGen uint64
+	afresh   bool   // the next incarnation starts what waited
 	begun    bool   // an incarnation has run before
 	retry    bool   // the next attempt follows a failure
 	rebirth  string // why there is a new incarnation, when its predecessor did not fail by a process
@@ -54,6 +56,13 @@ func (l *Life) Interrupt(why string) {
 	if l.begun {
 		l.rebirth = why
 	}
+}
+
+// Afresh makes the next incarnation forget the restart account and start at once
+// what waited. Called by the pool while the actor is down.
+func (l *Life) Afresh() {
+	l.History.Reset()
+	l.afresh = l.begun
 }
 
 // Exit is the end of a process as the kernel told it.

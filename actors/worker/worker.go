@@ -163,6 +163,13 @@ func (w *Worker) started(c actor.Context) {
 			ev.Reason = l.Machine.Reason
 		}
 		w.quiet(c, ev)
+		if l.making != nil && (l.Machine.Proc == ProcMaking || l.Machine.Proc == ProcAlive) {
+			l.making.adopt(reporter(c))
+		}
+		if s := l.Machine.State; l.afresh && (s == messages.Backoff || s == messages.Crashloop) {
+			w.quiet(c, Event{Kind: Reset, Reason: why})
+		}
+		l.afresh = false
 	}
 }
 

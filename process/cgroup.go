@@ -1,0 +1,123 @@
+package process
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// grove is hive's own folder in the cgroup v2 hierarchy. Each tree is born into
+// a leaf of it, which no fork, session or cleared environment can leave: its
+// list of processes is the exact truth. It limits nothing. Hosts without a
+// writable cgroup2 mount have none, and trees are found in /proc alone.
+// Source: cgroup v2 guide, "Processes" and cgroup.kill (Linux 5.14).
+type grove struct{ dir string }
+
+// plantGrove returns nil where the host gives no cgroup2 folder to write.
+func plantGrove() *grove {
+	mount := cgroup2Mount()
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if mount == "" || err != nil {
+		return nil
+	}
+	path := ""
+	for _, l := range strings.Split(string(own), "\n") {
+		if p, ok := strings.CutPrefix(l, "0::"); ok {
+			path = p
+		}
+	}
+	if path == "" {
+		return nil
+	}
+	base := filepath.Join(mount, path)
+	sweepOld(base)
+	g := &grove{dir: filepath.Join(base, "hive-"+strconv.Itoa(os.Getpid()))}
+	if err := os.Mkdir(g.dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	return g
+}
+
+// sweepOld removes the empty folders of hives that were killed.
+func sweepOld(base string) {
+	old, _ := filepath.Glob(filepath.Join(base, "hive-[0-9]*"))
+	for _, d := range old {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(d), "hive-"))
+		if err != nil || unix.Kill(pid, 0) == nil {
+			continue
+		}
+		leaves, _ := filepath.Glob(filepath.Join(d, "*", "cgroup.procs"))
+		for _, l := range leaves {
+			_ = unix.Rmdir(filepath.Dir(l)) // refused while anything lives in it
+		}
+		_ = unix.Rmdir(d)
+	}
+}
+
+func cgroup2Mount() string {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		pre, post, ok := strings.Cut(s.Text(), " - ")
+		if fields := strings.Fields(pre); ok && strings.HasPrefix(post, "cgroup2 ") && len(fields) > 4 {
+			return fields[4]
+		}
+	}
+	return ""
+}
+
+// leaf makes the folder of one tree and opens it for clone3; ok is false when
+// the host refuses.
+func (g *grove) leaf(n uint64) (dir string, fd int, ok bool) {
+	if g == nil {
+		return "", -1, false
+	}
+	dir = filepath.Join(g.dir, strconv.FormatUint(n, 10))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", -1, false
+	}
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		_ = unix.Rmdir(dir)
+		return "", -1, false
+	}
+	return dir, fd, true
+}
+
+func (g *grove) close() {
+	if g != nil {
+		_ = unix.Rmdir(g.dir)
+	}
+}
+
+// inLeaf lists the living processes of a leaf.
+func (p *Proc) inLeaf() ([]Member, error) {
+	b, err := os.ReadFile(filepath.Join(p.leaf, "cgroup.procs"))
+	if err != nil {
+		return nil, fmt.Errorf("read the cgroup of process %d: %w", p.pid, err)
+	}
+	var out []Member
+	for _, f := range bytes.Fields(b) {
+		pid, _ := strconv.Atoi(string(f))
+		if st, err := readStat(pid); err == nil && st.state != 'Z' && st.state != 'X' {
+			out = append(out, Member{PID: pid, Command: st.comm, InGroup: st.pgid == p.pid, start: st.start})
+		}
+	}
+	return out, nil
+}
+
+// killLeaf kills everything in a leaf in one stroke; false where the kernel
+// cannot (before 5.14).
+func (p *Proc) killLeaf() bool {
+	return os.WriteFile(filepath.Join(p.leaf, "cgroup.kill"), []byte("1"), 0) == nil
+}
