@@ -232,7 +232,8 @@ func (h *Hive) finish() []messages.WorkerID {
 			return left
 		case m := <-h.stop:
 			h.tell(m)
-		case <-h.fatal:
+		case err := <-h.fatal:
+			h.log.Error("the supervision tree gave up while hive was ending", "error", err)
 			return nil
 		case <-deadline.C:
 			h.log.Error("the shutdown deadline is over, killing what is left")

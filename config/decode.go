@@ -299,6 +299,7 @@ func article(k kind) string {
 		return "a list"
 	case kindMap:
 		return "a map"
+	case kindNull:
 	}
 	return "nothing"
 }

@@ -3,6 +3,7 @@ package logs
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -100,7 +101,7 @@ func lastOf(path string, from int64, n int) ([]byte, int64, error) {
 	for at := size; at > from && bytes.Count(text, []byte{'\n'}) <= n && len(text) < 64<<20; {
 		start := max(at-block, from)
 		buf := make([]byte, at-start)
-		if _, err := f.ReadAt(buf, start); err != nil && err != io.EOF {
+		if _, err := f.ReadAt(buf, start); err != nil && !errors.Is(err, io.EOF) {
 			return nil, 0, err
 		}
 		text, at = append(buf, text...), start
@@ -211,7 +212,7 @@ func readAt(dir string, a messages.Attempt, pos int64, buf []byte) (int, error) 
 		}
 		n, err := f.ReadAt(buf, at)
 		_ = f.Close()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = nil
 		}
 		return n, err

@@ -34,7 +34,7 @@ var _ = Describe("a worker that depends on others", func() {
 		h := up("  - {name: a, command: [/no/such/engine]}\n" + worker("b", "", "depends_on: [a]"))
 		h.WaitState("a", messages.Crashloop)
 		Consistently(func() messages.State { return h.Worker("b").State }).Should(Equal(messages.Pending))
-		Eventually(func() string { return h.Worker("b").Reason }).Should(ContainSubstring("depends on a"))
+		Eventually(func() string { return h.Worker("b").Reason }).Should(ContainSubstring("depends on a, which is crashloop"))
 	})
 
 	It("keeps running when a dependency dies later", func() {

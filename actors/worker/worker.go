@@ -166,8 +166,12 @@ func (w *Worker) started(c actor.Context) {
 		if l.making != nil && (l.Machine.Proc == ProcMaking || l.Machine.Proc == ProcAlive) {
 			l.making.adopt(reporter(c))
 		}
-		if s := l.Machine.State; l.afresh && (s == messages.Backoff || s == messages.Crashloop) {
+		switch s := l.Machine.State; {
+		case !l.afresh:
+		case s == messages.Backoff || s == messages.Crashloop:
 			w.quiet(c, Event{Kind: Reset, Reason: why})
+		case s == messages.Failed && l.Machine.Proc != ProcNone: // restarted for its siblings' sake: no failure of its own
+			w.quiet(c, Event{Kind: Restart, Reason: why})
 		}
 		l.afresh = false
 	}

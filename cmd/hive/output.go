@@ -79,6 +79,7 @@ func stateColour(s messages.State) colour {
 		return cyan
 	case messages.Failed, messages.Crashloop, messages.Unkillable, messages.Lost:
 		return red
+	case messages.Stopped:
 	}
 	return dim
 }

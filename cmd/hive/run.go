@@ -36,7 +36,7 @@ A worker declared this way is kept over a restart of hive; "hive rm" forgets it.
       llama-server -m '${MODEL}' --host '${HOST}' --port '${PORT}'
   hive run --gpu none --port 7150 --restart always --env LOG=debug web -- ./serve`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			spec, err := f.spec(cmd, args, a.env)
+			spec, err := f.spec(args, a.env)
 			if err != nil {
 				return err
 			}
@@ -82,7 +82,7 @@ A worker declared this way is kept over a restart of hive; "hive rm" forgets it.
 
 // spec is the worker to post: only what was said, so that hive's own defaults
 // hold for the rest.
-func (f runFlags) spec(cmd *cobra.Command, args []string, env func(string) string) (map[string]any, error) {
+func (f runFlags) spec(args []string, env func(string) string) (map[string]any, error) {
 	spec := map[string]any{"name": args[0], "command": args[1:]}
 	gpu := map[string]any{}
 	switch n, err := strconv.Atoi(f.gpu); {
