@@ -89,13 +89,15 @@ func (k *Keeper) Begin(w messages.WorkerID, a messages.Attempt, spec messages.Lo
 		return nil, err
 	}
 	path := activePath(dir, a)
+	// The file appears and is known in one stroke: a follower that sees a file
+	// which nobody writes takes its attempt for ended.
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	out, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 	if err != nil {
 		return nil, err
 	}
 	f := &file{key: key{w, a}, path: path, spec: spec, more: make(chan struct{}), archived: archivedUpTo(dir, a)}
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	wd, err := unix.InotifyAddWatch(k.fd, path, unix.IN_MODIFY)
 	if err != nil {
 		k.warn("inotify", "a worker's log is not followed; raise fs.inotify.max_user_watches", err)
