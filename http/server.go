@@ -251,6 +251,9 @@ func (s *Server) broken(c *fasthttp.RequestCtx, err error) {
 	var small *fasthttp.ErrSmallBuffer
 	switch {
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		// A client that is still writing would get a broken pipe and no answer.
+		_ = c.Conn().SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		_, _ = io.CopyN(io.Discard, c.Conn(), 8*maxBody)
 		problem(c, fault{413, "too_large", "request too large"}, "a request body may have 1 MiB at most", nil)
 	case errors.As(err, &small):
 		problem(c, fault{431, "headers_too_large", "headers too large"}, "request headers may have 16 KiB at most", nil)
