@@ -255,7 +255,8 @@ const lastResort = 5 * time.Second
 
 // deadline bounds a whole shutdown: the longest drain and grace of any worker.
 func (h *Hive) deadline() time.Duration {
-	longest := h.cfg.Shutdown.Drain.D() + h.cfg.Shutdown.Grace.D()
+	ends := h.config().Shutdown
+	longest := ends.Drain.D() + ends.Grace.D()
 	for _, s := range h.specs() { // the longest of all: they end in parallel
 		longest = max(longest, s.Stop.Drain.D()+s.Stop.Grace.D())
 	}

@@ -106,8 +106,8 @@ func (s *Server) events(c *fasthttp.RequestCtx) {
 				since = math.MaxUint64 // once: afterwards a slow reader is cut
 				r = s.opt.Journal.Subscribe(s.opt.Journal.Last())
 				continue
-			case ctx.Err() != nil:
-				return
+			case err != nil && ctx.Err() != nil:
+				return // everything up to the end has been told
 			case err != nil:
 				_, _ = w.WriteString(": keepalive\n\n")
 				if flush() != nil {
@@ -115,11 +115,14 @@ func (s *Server) events(c *fasthttp.RequestCtx) {
 				}
 				continue
 			}
-			if only != "" && e.Worker != only {
-				continue
+			if only == "" || e.Worker == only {
+				b, _ := json.Marshal(e)
+				_ = conn.SetWriteDeadline(time.Now().Add(slowReader)) // a full buffer writes by itself
+				if _, err := fmt.Fprintf(w, "id: %d\nevent: %s\ndata: %s\n\n", e.Seq, e.Type, b); err != nil {
+					return
+				}
 			}
-			b, _ := json.Marshal(e)
-			if _, err := fmt.Fprintf(w, "id: %d\nevent: %s\ndata: %s\n\n", e.Seq, e.Type, b); err != nil || flush() != nil {
+			if w.Buffered() > 0 && !r.More() && flush() != nil { // a burst goes out together
 				return
 			}
 		}

@@ -85,6 +85,9 @@ type Reader struct {
 // Subscribe reads from the event after since.
 func (j *Journal) Subscribe(since uint64) *Reader { return &Reader{j: j, next: since + 1} }
 
+// More reports whether Next would return at once.
+func (r *Reader) More() bool { return r.next <= r.j.Last() }
+
 // Next waits for the next event. It returns ErrTooSlow once that is no longer kept.
 func (r *Reader) Next(ctx context.Context) (messages.Event, error) {
 	for {

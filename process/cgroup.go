@@ -100,20 +100,47 @@ func (g *grove) close() {
 	}
 }
 
-// inLeaf lists the living processes of a leaf.
+// inLeaf lists the living processes of a leaf. It is empty only when the kernel's
+// own list is: a listed process that has died by the time it is looked at may have
+// left a child that the list did not hold yet.
 func (p *Proc) inLeaf() ([]Member, error) {
-	b, err := os.ReadFile(filepath.Join(p.leaf, "cgroup.procs"))
-	if err != nil {
-		return nil, fmt.Errorf("read the cgroup of process %d: %w", p.pid, err)
-	}
-	var out []Member
-	for _, f := range bytes.Fields(b) {
-		pid, _ := strconv.Atoi(string(f))
-		if st, err := readStat(pid); err == nil && st.state != 'Z' && st.state != 'X' {
-			out = append(out, Member{PID: pid, Command: st.comm, InGroup: st.pgid == p.pid, start: st.start})
+	return p.listed(func() ([]int, error) {
+		b, err := os.ReadFile(filepath.Join(p.leaf, "cgroup.procs"))
+		if err != nil {
+			return nil, fmt.Errorf("read the cgroup of process %d: %w", p.pid, err)
+		}
+		var pids []int
+		for _, f := range bytes.Fields(b) {
+			if pid, err := strconv.Atoi(string(f)); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+		return pids, nil
+	}, readStat)
+}
+
+func (p *Proc) listed(list func() ([]int, error), read func(int) (stat, error)) ([]Member, error) {
+	var doubtful []Member
+	for range listRounds {
+		pids, err := list()
+		if err != nil || len(pids) == 0 {
+			return nil, err
+		}
+		var living []Member
+		doubtful = doubtful[:0]
+		for _, pid := range pids {
+			st, err := read(pid)
+			if err != nil || st.dead() {
+				doubtful = append(doubtful, Member{PID: pid, Command: st.comm, start: st.start})
+				continue
+			}
+			living = append(living, Member{PID: pid, Command: st.comm, InGroup: st.pgid == p.pid, start: st.start})
+		}
+		if len(living) > 0 {
+			return living, nil
 		}
 	}
-	return out, nil
+	return doubtful, nil // the kernel goes on listing them: not over yet
 }
 
 // killLeaf kills everything in a leaf in one stroke; false where the kernel

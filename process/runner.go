@@ -193,8 +193,9 @@ func (r *Runner) collect(t table) {
 			return
 		}
 		var ws syscall.WaitStatus
-		_, _ = syscall.Wait4(pid, &ws, syscall.WNOHANG, nil)
-		delete(r.known, ident{pid, st.start})
+		if got, _ := syscall.Wait4(pid, &ws, syscall.WNOHANG, nil); got != 0 { // 0: a dead leader whose threads live on
+			delete(r.known, ident{pid, st.start})
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ type Member struct {
 
 type stat struct {
 	pid, ppid, pgid, sid int
+	threads              int
 	state                byte
 	start                uint64
 	comm                 string
@@ -52,13 +53,51 @@ func readStat(pid int) (stat, error) {
 	}
 	num := func(i int) int { n, _ := strconv.Atoi(string(f[i])); return n }
 	start, _ := strconv.ParseUint(string(f[19]), 10, 64)
-	return stat{pid: pid, state: f[0][0], ppid: num(1), pgid: num(2), sid: num(3), start: start, comm: string(b[open+1 : end])}, nil
+	return stat{pid: pid, state: f[0][0], ppid: num(1), pgid: num(2), sid: num(3), threads: num(17), start: start, comm: string(b[open+1 : end])}, nil
 }
+
+// dead reports whether nothing of the process runs any more: a zombie whose
+// other threads live on is not.
+func (s stat) dead() bool { return (s.state == 'Z' || s.state == 'X') && s.threads <= 1 }
 
 // table is one reading of /proc.
 type table map[int]stat
 
-func readTable() (table, error) {
+// listRounds bounds how often a list of processes is read again because some of
+// them went or came while they were looked at.
+const listRounds = 10
+
+// readTable reads /proc until a list of it holds nothing new: a process that dies
+// after it was listed may have left a child that was not, and a tree must not
+// look ended because of it. Whatever lives when it returns is in the table.
+func readTable() (table, error) { return tabulate(listPIDs, readStat) }
+
+func tabulate(list func() ([]int, error), read func(int) (stat, error)) (table, error) {
+	t := table{}
+	looked := map[int]bool{}
+	for range listRounds {
+		pids, err := list()
+		if err != nil {
+			return nil, err
+		}
+		fresh := false
+		for _, pid := range pids {
+			if looked[pid] {
+				continue
+			}
+			looked[pid], fresh = true, true
+			if st, err := read(pid); err == nil { // gone meanwhile: not there
+				t[pid] = st
+			}
+		}
+		if !fresh {
+			break
+		}
+	}
+	return t, nil
+}
+
+func listPIDs() ([]int, error) {
 	d, err := os.Open("/proc")
 	if err != nil {
 		return nil, err
@@ -68,15 +107,13 @@ func readTable() (table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := make(table, len(names))
+	pids := make([]int, 0, len(names))
 	for _, n := range names {
 		if pid, err := strconv.Atoi(n); err == nil {
-			if st, err := readStat(pid); err == nil { // gone meanwhile: not there
-				t[pid] = st
-			}
+			pids = append(pids, pid)
 		}
 	}
-	return t, nil
+	return pids, nil
 }
 
 func marked(pid int, mark string) bool {
@@ -96,7 +133,7 @@ func (p *Proc) members(t table, leaders map[int]*Proc) []Member {
 	for pid, st := range t {
 		if st.sid == p.pid || st.pgid == p.pid || pid == p.pid && st.start == p.start {
 			in[pid] = true
-		} else if st.ppid == self && leaders[pid] == nil && st.state != 'Z' && (p.runner.knew(pid, st.start) == p || marked(pid, p.mark)) {
+		} else if st.ppid == self && leaders[pid] == nil && !st.dead() && (p.runner.knew(pid, st.start) == p || marked(pid, p.mark)) {
 			in[pid] = true
 		}
 	}
@@ -111,7 +148,7 @@ func (p *Proc) members(t table, leaders map[int]*Proc) []Member {
 	var out []Member
 	for pid := range in {
 		st := t[pid]
-		if st.state == 'Z' || st.state == 'X' {
+		if st.dead() {
 			continue
 		}
 		out = append(out, Member{PID: pid, Command: st.comm, InGroup: st.pgid == p.pid, start: st.start})
@@ -202,7 +239,7 @@ func (r *Runner) Strays() ([]Member, error) {
 	self, leaders := os.Getpid(), r.leaders()
 	var out []Member
 	for pid, st := range t {
-		if st.ppid == self && leaders[pid] == nil && st.state != 'Z' && r.knew(pid, st.start) == nil {
+		if st.ppid == self && leaders[pid] == nil && !st.dead() && r.knew(pid, st.start) == nil {
 			out = append(out, Member{PID: pid, Command: st.comm, start: st.start})
 		}
 	}

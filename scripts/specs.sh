@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs the specs with the ginkgo of go.mod, two at a time. LABEL picks some of
-# them by their labels, FOCUS by their words. Arguments: package patterns.
+# them by their labels, FOCUS by their words. Hive itself is built with the race
+# detector, and a report of it fails the spec; RACE=0 leaves it out. Arguments:
+# package patterns.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,8 +62,13 @@ func up(workers string, settings ...string) *runner.Hive {
 }
 
 // worker is one entry of the list of workers: a fakeworker with these flags,
-// and further keys, one per line.
+// and further keys, one per line. One whose habit shows when it gets a signal is
+// ready only when it answers, since a signal before it listens ends any process.
 func worker(name, flags string, keys ...string) string {
+	signals := strings.Contains(flags, "--ignore-term") || strings.Contains(flags, "--slow-exit") || strings.Contains(flags, "--term-code")
+	if signals && !slices.ContainsFunc(keys, func(k string) bool { return strings.HasPrefix(k, "ready:") }) {
+		keys = append([]string{readyByHealth}, keys...)
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "  - name: %s\n    command: [FAKE", name)
 	for _, f := range strings.Fields(flags) {

@@ -143,6 +143,7 @@ func (w *Worker) spawned(c actor.Context, m spawned) {
 		ev.Cause = le.Cause
 	}
 	w.life.exit = Exit{Unknown: true, At: w.host.Now()}
+	w.life.lastExit = w.lastExit(ev.Cause, ev.Reason, []string{})
 	w.quiet(c, ev)
 }
 
@@ -161,6 +162,7 @@ func (w *Worker) exited(c actor.Context, m procExited) {
 	}
 	w.emit(messages.Event{Type: messages.WorkerExited, PID: l.proc.PID(), Cause: cause, Reason: detail,
 		Took: messages.Seconds(w.host.Now().Sub(m.exit.At).Seconds())})
+	l.lastExit = w.lastExit(cause, detail, []string{}) // never failed without one; the tail follows
 	w.quiet(c, Event{Kind: Exited, Attempt: m.attempt, Cause: cause, Reason: detail})
 }
 
@@ -231,29 +233,36 @@ func (w *Worker) gone(c actor.Context, m treeGone) {
 		return // old, or heard before
 	}
 	mach := l.Machine
-	le := &messages.LastExit{Cause: mach.Cause, Detail: mach.Detail, Attempt: m.attempt, At: l.exit.At, LogTail: m.tail}
-	if le.Detail == "" {
-		_, le.Detail = judge(l.exit)
-		le.Detail = strings.Replace(le.Detail, "exited by itself", "exited", 1)
-	}
-	if !l.exit.Unknown {
-		if l.exit.Signal != 0 {
-			le.Signal, le.CoreDumped = SignalName(l.exit.Signal), l.exit.CoreDumped
-		} else {
-			code := l.exit.Code
-			le.Code = &code
-		}
-	}
-	if !mach.StartedAt.IsZero() {
-		le.UptimeSeconds = messages.Secs(l.exit.At.Sub(mach.StartedAt))
-	}
-	l.lastExit = le
+	l.lastExit = w.lastExit(mach.Cause, mach.Detail, m.tail)
 	if m.leftovers > 0 {
 		w.emit(messages.Event{Type: messages.WorkerLeftover, Total: m.leftovers, Done: m.leftovers,
 			Reason: fmt.Sprintf("%d processes outlived the worker's main process and were ended", m.leftovers)})
 	}
 	w.phase("gone", l.exit.At)
 	w.quiet(c, Event{Kind: Gone, Attempt: m.attempt, Cause: mach.Cause})
+}
+
+// lastExit describes the attempt's end; the tail of its log is known once the
+// tree is gone.
+func (w *Worker) lastExit(cause messages.Cause, detail string, tail []string) *messages.LastExit {
+	l := w.life
+	le := &messages.LastExit{Cause: cause, Detail: detail, Attempt: l.Machine.Attempt, At: l.exit.At, LogTail: tail}
+	if le.Detail == "" {
+		_, le.Detail = judge(l.exit)
+		le.Detail = strings.Replace(le.Detail, "exited by itself", "exited", 1)
+	}
+	switch {
+	case l.exit.Unknown:
+	case l.exit.Signal != 0:
+		le.Signal, le.CoreDumped = SignalName(l.exit.Signal), l.exit.CoreDumped
+	default:
+		code := l.exit.Code
+		le.Code = &code
+	}
+	if started := l.Machine.StartedAt; !started.IsZero() {
+		le.UptimeSeconds = messages.Secs(l.exit.At.Sub(started))
+	}
+	return le
 }
 
 func (w *Worker) survivors() string {

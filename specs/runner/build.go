@@ -13,7 +13,7 @@ type Binaries struct {
 	Fake string `json:"fake"`
 }
 
-// Build compiles hive, under the race detector when RACE=1, and fakeworker into
+// Build compiles hive, under the race detector unless RACE=0, and fakeworker into
 // dir. With HIVE_BIN set to a folder that holds both, they are taken from there.
 func Build(dir string) (Binaries, error) {
 	if ready := os.Getenv("HIVE_BIN"); ready != "" {
@@ -21,7 +21,7 @@ func Build(dir string) (Binaries, error) {
 		return binaries(abs), err
 	}
 	args := []string{"build", "-o", dir}
-	if os.Getenv("RACE") == "1" {
+	if os.Getenv("RACE") != "0" {
 		args = append(args, "-race")
 	}
 	if err := goBuild(nil, append(args, "github.com/rbee-hive/hive/cmd/hive")...); err != nil {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -60,6 +61,26 @@ type Hive struct {
 	orphaned bool // its processes outlive it on purpose: it was killed
 }
 
+var claim *os.File
+
+// claimBlock is the block of ports that this process holds until it ends: two
+// suites at a time must not meet. The kernel frees the claim with the process.
+var claimBlock = sync.OnceValue(func() int {
+	const blocks = 30
+	for i := range blocks {
+		f, err := os.OpenFile(filepath.Join(os.TempDir(), fmt.Sprintf("hive-specs-ports-%d.lock", i)), os.O_CREATE|os.O_RDWR, 0o666)
+		if err != nil {
+			continue // another user's
+		}
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			claim = f // stays open, and the claim with it
+			return i
+		}
+		_ = f.Close()
+	}
+	panic(fmt.Sprintf("all %d blocks of ports are claimed in %s; end the other suites", blocks, os.TempDir()))
+})
+
 // New makes a hive that is not started yet, and takes care of its end.
 func New(bin Binaries) *Hive {
 	ginkgo.GinkgoHelper()
@@ -67,7 +88,7 @@ func New(bin Binaries) *Hive {
 	Expect(err).NotTo(HaveOccurred())
 	n := int(serial.Add(1))
 	process := ginkgo.GinkgoParallelProcess()
-	first := firstPort + (process-1)%30*portsPerRunner + n*portsPerHive%portsPerRunner
+	first := firstPort + claimBlock()*portsPerRunner + n*portsPerHive%portsPerRunner
 	h := &Hive{Bin: bin, Dir: dir, DataDir: filepath.Join(dir, "data"), ConfigPath: filepath.Join(dir, "hive.yaml"),
 		FirstPort: first, LastPort: first + portsPerHive - 1,
 		Mark: fmt.Sprintf("specs-%d-%d-%d", os.Getpid(), process, n)}
