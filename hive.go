@@ -86,6 +86,8 @@ type Hive struct {
 	fatal   chan error
 
 	listeners []net.Listener
+	hush      func()        // ends the narration of events in the log
+	narrated  chan struct{} // closed when it has ended
 
 	mu sync.Mutex // guards cfg, which a reload replaces
 }
@@ -127,7 +129,9 @@ func (h *Hive) open() (err error) {
 	h.journal = journal.New(ringSize, time.Now)
 	h.metrics = metrics.New(h.board)
 	h.journal.Observe(h.metrics.Observe)
-	h.journal.Observe(h.logEvent)
+	ctx, cancel := context.WithCancel(context.Background())
+	h.hush, h.narrated = cancel, make(chan struct{})
+	go h.narrate(ctx)
 	if err := h.listen(); err != nil {
 		return err
 	}
@@ -301,4 +305,14 @@ func (h *Hive) close() {
 	for _, l := range h.listeners {
 		_ = l.Close()
 	}
+	if h.hush != nil {
+		h.hush()
+		select {
+		case <-h.narrated:
+		case <-time.After(lastWords):
+		}
+	}
 }
+
+// lastWords bounds how long hive's end waits for a log that nobody takes away.
+const lastWords = time.Second

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -181,8 +182,10 @@ func (h *Hive) Launch(l worker.Launch) (worker.Process, error) {
 	if err != nil {
 		return nil, &worker.LaunchError{Cause: messages.CauseConfig, Detail: err.Error()}
 	}
-	if lacks := config.WorkerHostProblems(l.Spec); len(lacks) > 0 {
-		return nil, &worker.LaunchError{Cause: messages.CauseConfig, Detail: lacks[0].Message}
+	if l.Spec.Model != "" || len(l.Spec.Prepare) > 0 || len(l.Spec.Ready.Command) > 0 { // the start itself finds out about the rest
+		if lacks := config.WorkerHostProblems(l.Spec); len(lacks) > 0 {
+			return nil, &worker.LaunchError{Cause: messages.CauseConfig, Detail: lacks[0].Message}
+		}
 	}
 	out, err := h.logs.Begin(l.Spec.Name, l.Attempt, l.Spec.Logs)
 	if err != nil {
@@ -193,24 +196,33 @@ func (h *Hive) Launch(l worker.Launch) (worker.Process, error) {
 		Output: out, MarkKey: markKey, MarkValue: fmt.Sprintf("%d/%s/%d", os.Getpid(), l.Spec.Name, l.Attempt)})
 	if err != nil {
 		h.logs.End(l.Spec.Name, l.Attempt)
-		cause := messages.CauseUnknown
 		var se *process.StartError
-		if errors.As(err, &se) && se.Config {
-			cause = messages.CauseConfig
+		if !errors.As(err, &se) || !se.Config {
+			return nil, &worker.LaunchError{Cause: messages.CauseUnknown, Detail: err.Error()}
 		}
-		return nil, &worker.LaunchError{Cause: cause, Detail: err.Error()}
+		words := err.Error()
+		if lacks := config.WorkerHostProblems(l.Spec); len(lacks) > 0 {
+			words = lacks[0].Message // the words of hive check
+		}
+		return nil, &worker.LaunchError{Cause: messages.CauseConfig, Detail: words}
 	}
 	return osProcess{p}, nil
 }
 
-// environment is hive's own, the spec's over it, and the contract's over both.
-func (h *Hive) environment(l worker.Launch, own map[string]string) []string {
+// inherited is the environment that hive was started with.
+var inherited = sync.OnceValue(func() map[string]string {
 	env := map[string]string{}
 	for _, kv := range os.Environ() {
 		if k, v, ok := strings.Cut(kv, "="); ok {
 			env[k] = v
 		}
 	}
+	return env
+})
+
+// environment is hive's own, the spec's over it, and the contract's over both.
+func (h *Hive) environment(l worker.Launch, own map[string]string) []string {
+	env := maps.Clone(inherited())
 	maps.Copy(env, own)
 	env["HIVE_WORKER"] = string(l.Spec.Name)
 	env["HIVE_ATTEMPT"] = strconv.FormatUint(uint64(l.Attempt), 10)

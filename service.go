@@ -17,6 +17,7 @@ import (
 
 	"github.com/rbee-hive/hive/config"
 	httpd "github.com/rbee-hive/hive/http"
+	"github.com/rbee-hive/hive/journal"
 	"github.com/rbee-hive/hive/messages"
 )
 
@@ -276,6 +277,28 @@ func readToken(path string) (string, error) {
 }
 
 // logEvent writes each event to the log; what a person must see is a warning.
+// narrate writes every event to the log. It reads the journal like any other
+// reader: a log that nobody takes away (a stopped pager, a full pipe) never holds
+// the tree up; what it missed by then is told in one line.
+func (h *Hive) narrate(ctx context.Context) {
+	defer close(h.narrated)
+	seen := uint64(0)
+	for r := h.journal.Subscribe(0); ; {
+		e, err := r.Next(ctx)
+		switch {
+		case errors.Is(err, journal.ErrTooSlow):
+			last := h.journal.Last()
+			h.log.Warn("the log was not taken away fast enough, events are missing in it", "missing", last-seen)
+			seen, r = last, h.journal.Subscribe(last)
+		case err != nil:
+			return // hive ends, and everything has been told
+		default:
+			seen = e.Seq
+			h.logEvent(e)
+		}
+	}
+}
+
 func (h *Hive) logEvent(e messages.Event) {
 	level := slog.LevelInfo
 	switch e.Type {

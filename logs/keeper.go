@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"unsafe"
 
@@ -30,11 +31,14 @@ type Keeper struct {
 
 	mu      sync.Mutex // guards all below
 	files   map[key]*file
+	shelves map[messages.WorkerID]*shelf
 	watches map[int32]*file
 	begun   map[messages.WorkerID]chan struct{} // closed when a worker's next attempt begins
 	warned  map[string]bool
 	closed  bool
 	done    chan struct{}
+
+	tidying sync.WaitGroup // prunings under way
 }
 
 type key struct {
@@ -62,8 +66,8 @@ func Open(dir string) (*Keeper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch the log folder: %w; raise fs.inotify.max_user_instances", err)
 	}
-	k := &Keeper{dir: dir, in: os.NewFile(uintptr(fd), "inotify"), fd: fd, files: map[key]*file{}, watches: map[int32]*file{},
-		begun: map[messages.WorkerID]chan struct{}{}, warned: map[string]bool{}, done: make(chan struct{})}
+	k := &Keeper{dir: dir, in: os.NewFile(uintptr(fd), "inotify"), fd: fd, files: map[key]*file{}, shelves: map[messages.WorkerID]*shelf{},
+		watches: map[int32]*file{}, begun: map[messages.WorkerID]chan struct{}{}, warned: map[string]bool{}, done: make(chan struct{})}
 	go k.watch()
 	return k, nil
 }
@@ -76,6 +80,7 @@ func (k *Keeper) Close() error {
 		f.wake()
 	}
 	k.mu.Unlock()
+	k.tidying.Wait()
 	err := k.in.Close()
 	<-k.done
 	return err
@@ -84,20 +89,24 @@ func (k *Keeper) Close() error {
 // Begin opens the file of an attempt for append. The caller hands it to the
 // process and closes its own copy.
 func (k *Keeper) Begin(w messages.WorkerID, a messages.Attempt, spec messages.LogsSpec) (*os.File, error) {
-	dir := filepath.Join(k.dir, string(w))
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, err
-	}
-	path := activePath(dir, a)
 	// The file appears and is known in one stroke: a follower that sees a file
 	// which nobody writes takes its attempt for ended.
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	out, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	s := k.shelf(w)
+	path := activePath(s.dir, a)
+	out, err := openAppend(path)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := os.MkdirAll(s.dir, 0o750); err != nil {
+			return nil, err
+		}
+		out, err = openAppend(path)
+	}
 	if err != nil {
 		return nil, err
 	}
-	f := &file{key: key{w, a}, path: path, spec: spec, more: make(chan struct{}), archived: archivedUpTo(dir, a)}
+	s.put(entry{path: path, attempt: a})
+	f := &file{key: key{w, a}, path: path, spec: spec, more: make(chan struct{}), archived: archivedUpTo(s.all, a)}
 	wd, err := unix.InotifyAddWatch(k.fd, path, unix.IN_MODIFY)
 	if err != nil {
 		k.warn("inotify", "a worker's log is not followed; raise fs.inotify.max_user_watches", err)
@@ -111,8 +120,12 @@ func (k *Keeper) Begin(w messages.WorkerID, a messages.Attempt, spec messages.Lo
 		close(ch)
 		delete(k.begun, w)
 	}
-	k.prune(dir, spec)
+	k.pruneSoon(w, spec)
 	return out, nil
+}
+
+func openAppend(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 }
 
 // End says that nobody writes the attempt's file any more.
@@ -123,7 +136,11 @@ func (k *Keeper) End(w messages.WorkerID, a messages.Attempt) {
 	if f == nil {
 		return
 	}
-	k.rotate(f)
+	size := k.rotate(f)
+	s := k.shelf(w)
+	if i, ok := slices.BinarySearchFunc(s.all, entry{attempt: a}, older); ok {
+		s.all[i].size = size
+	}
 	f.ended = true
 	f.wake()
 	delete(k.files, f.key)
@@ -135,6 +152,9 @@ func (k *Keeper) End(w messages.WorkerID, a messages.Attempt) {
 
 // Remove deletes a worker's logs.
 func (k *Keeper) Remove(w messages.WorkerID) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.shelves, w)
 	return os.RemoveAll(filepath.Join(k.dir, string(w)))
 }
 

@@ -114,6 +114,7 @@ func TestOldFilesGo(t *testing.T) {
 		_ = f.Close()
 		k.End("w", a+1)
 	}
+	k.tidying.Wait()
 	as, _ := k.Attempts("w")
 	if len(as) > attemptsKept || as[len(as)-1] != 40 {
 		t.Errorf("kept %v", as)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -20,7 +19,7 @@ const longestLine = 16 << 10
 // Attempts lists the attempts of which something is kept, oldest first.
 func (k *Keeper) Attempts(w messages.WorkerID) ([]messages.Attempt, error) {
 	var as []messages.Attempt
-	for _, e := range list(filepath.Join(k.dir, string(w))) {
+	for _, e := range k.entries(w) {
 		as = append(as, e.attempt)
 	}
 	return slices.Compact(as), nil
@@ -57,15 +56,15 @@ func (k *Keeper) Tail(w messages.WorkerID, a messages.Attempt, n int) ([]string,
 // tail reads the last n lines backwards over active file and archives; pos is
 // the offset at which the text ends.
 func (k *Keeper) tail(w messages.WorkerID, a messages.Attempt, n int) (text []byte, pos int64, err error) {
-	dir := filepath.Join(k.dir, string(w))
 	end := int64(-1)
-	for _, e := range slices.Backward(list(dir)) {
+	all := k.entries(w)
+	for _, e := range slices.Backward(all) {
 		if e.attempt != a {
 			continue
 		}
 		var part []byte
 		if e.end == 0 {
-			up := archivedUpTo(dir, a)
+			up := archivedUpTo(all, a)
 			if part, end, err = lastOf(e.path, up, n); err != nil {
 				return nil, 0, err
 			}
@@ -163,7 +162,6 @@ func (k *Keeper) Follow(ctx context.Context, w messages.WorkerID, a messages.Att
 
 // stream emits from pos until the attempt has ended.
 func (k *Keeper) stream(ctx context.Context, w messages.WorkerID, a messages.Attempt, pos int64, emit func([]byte) error) error {
-	dir := filepath.Join(k.dir, string(w))
 	buf := make([]byte, 64<<10)
 	for {
 		k.mu.Lock()
@@ -172,7 +170,7 @@ func (k *Keeper) stream(ctx context.Context, w messages.WorkerID, a messages.Att
 		if f != nil {
 			more = f.more
 		}
-		n, err := readAt(dir, a, pos, buf) // under the lock: no hole is punched meanwhile
+		n, err := readAt(k.shelf(w).all, a, pos, buf) // under the lock: no hole is punched meanwhile
 		k.mu.Unlock()
 		if err != nil {
 			return err
@@ -196,8 +194,8 @@ func (k *Keeper) stream(ctx context.Context, w messages.WorkerID, a messages.Att
 }
 
 // readAt reads at an attempt's offset, from the archive that holds it or the active file.
-func readAt(dir string, a messages.Attempt, pos int64, buf []byte) (int, error) {
-	for _, e := range list(dir) {
+func readAt(all []entry, a messages.Attempt, pos int64, buf []byte) (int, error) {
+	for _, e := range all {
 		if e.attempt != a || e.end != 0 && e.end <= pos {
 			continue
 		}

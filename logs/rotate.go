@@ -34,6 +34,48 @@ type entry struct {
 	size    int64 // on disk
 }
 
+// shelf is what a worker's folder holds, so that a restart need not read it.
+type shelf struct {
+	dir string
+	all []entry // in list's order
+}
+
+// shelf reads a worker's folder the first time. Called with the keeper's lock held.
+func (k *Keeper) shelf(w messages.WorkerID) *shelf {
+	s := k.shelves[w]
+	if s == nil {
+		dir := filepath.Join(k.dir, string(w))
+		s = &shelf{dir: dir, all: list(dir)}
+		k.shelves[w] = s
+	}
+	return s
+}
+
+// entries is a copy of what a worker's folder holds, oldest first.
+func (k *Keeper) entries(w messages.WorkerID) []entry {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.shelf(w).all)
+}
+
+func (s *shelf) put(e entry) {
+	i, found := slices.BinarySearchFunc(s.all, e, older)
+	if !found {
+		s.all = slices.Insert(s.all, i, e)
+	}
+}
+
+// older orders entries as list does.
+func older(x, y entry) int {
+	if x.attempt == y.attempt && (x.end == 0) != (y.end == 0) {
+		if x.end == 0 {
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(cmp.Compare(x.attempt, y.attempt), cmp.Compare(x.end, y.end))
+}
+
 // list returns a worker's files, oldest first; an attempt's active file is its last.
 func list(dir string) []entry {
 	names, _ := os.ReadDir(dir)
@@ -56,21 +98,13 @@ func list(dir string) []entry {
 		}
 		all = append(all, e)
 	}
-	slices.SortFunc(all, func(x, y entry) int {
-		if x.attempt == y.attempt && (x.end == 0) != (y.end == 0) {
-			if x.end == 0 {
-				return 1
-			}
-			return -1
-		}
-		return cmp.Or(cmp.Compare(x.attempt, y.attempt), cmp.Compare(x.end, y.end))
-	})
+	slices.SortFunc(all, older)
 	return all
 }
 
-func archivedUpTo(dir string, a messages.Attempt) int64 {
+func archivedUpTo(all []entry, a messages.Attempt) int64 {
 	var up int64
-	for _, e := range list(dir) {
+	for _, e := range all {
 		if e.attempt == a {
 			up = max(up, e.end)
 		}
@@ -78,18 +112,15 @@ func archivedUpTo(dir string, a messages.Attempt) int64 {
 	return up
 }
 
-// rotate archives full stretches of the active file and punches them out of it.
-// Called with the keeper's lock held.
-func (k *Keeper) rotate(f *file) {
+// rotate archives full stretches of the active file, punches them out of it, and
+// returns what the file still takes on disk. Called with the keeper's lock held.
+func (k *Keeper) rotate(f *file) (left int64) {
+	var st unix.Stat_t
+	if unix.Stat(f.path, &st) != nil {
+		return 0
+	}
 	size := int64(f.spec.Size)
-	if size <= 0 {
-		return
-	}
-	st, err := os.Stat(f.path)
-	if err != nil {
-		return
-	}
-	for st.Size()-f.archived >= size {
+	for size > 0 && st.Size-f.archived >= size {
 		n, err := k.archive(f, size)
 		if err != nil {
 			if diskFull(err) {
@@ -97,11 +128,13 @@ func (k *Keeper) rotate(f *file) {
 			} else {
 				k.warn(f.path, "a log could not be archived", err)
 			}
-			return
+			break
 		}
 		f.archived += n
-		k.prune(filepath.Dir(f.path), f.spec)
+		k.shelf(f.w).put(entry{path: archivePath(filepath.Dir(f.path), f.a, f.archived), attempt: f.a, end: f.archived, size: n})
+		k.prune(f.w, f.spec)
 	}
+	return st.Size - f.archived
 }
 
 // archive copies about size bytes, up to a line's end, and returns how many.
@@ -136,14 +169,29 @@ func (k *Keeper) archive(f *file, size int64) (int64, error) {
 	return int64(len(buf)), nil
 }
 
+// pruneSoon prunes beside the restart that is under way.
+func (k *Keeper) pruneSoon(w messages.WorkerID, spec messages.LogsSpec) {
+	k.tidying.Add(1)
+	go func() {
+		defer k.tidying.Done()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.shelves[w] != nil { // else removed meanwhile
+			k.prune(w, spec)
+		}
+	}()
+}
+
 // prune deletes the oldest archives over the count, and the files of attempts
-// long gone. A file that is being written is never deleted.
-func (k *Keeper) prune(dir string, spec messages.LogsSpec) {
-	all := list(dir)
+// long gone. A file that is being written is never deleted. Called with the
+// keeper's lock held.
+func (k *Keeper) prune(w messages.WorkerID, spec messages.LogsSpec) {
+	s := k.shelf(w)
 	archives, attempts := 0, map[messages.Attempt]bool{}
 	var total int64
-	for _, e := range slices.Backward(all) {
-		active := k.files[key{messages.WorkerID(filepath.Base(dir)), e.attempt}] != nil && e.end == 0
+	gone := map[string]bool{}
+	for _, e := range slices.Backward(s.all) {
+		active := e.end == 0 && k.files[key{w, e.attempt}] != nil
 		attempts[e.attempt] = true
 		total += e.size
 		if e.end != 0 {
@@ -151,7 +199,12 @@ func (k *Keeper) prune(dir string, spec messages.LogsSpec) {
 		}
 		over := spec.Files > 0 && (e.end != 0 && archives > spec.Files || total > int64(spec.Size)*int64(spec.Files+1))
 		if !active && (over || len(attempts) > attemptsKept) {
-			_ = os.Remove(e.path)
+			if err := os.Remove(e.path); err == nil || errors.Is(err, os.ErrNotExist) {
+				gone[e.path] = true
+			}
 		}
+	}
+	if len(gone) > 0 {
+		s.all = slices.DeleteFunc(s.all, func(e entry) bool { return gone[e.path] })
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +19,19 @@ import (
 // list of processes is the exact truth. It limits nothing. Hosts without a
 // writable cgroup2 mount have none, and trees are found in /proc alone.
 // Source: cgroup v2 guide, "Processes" and cgroup.kill (Linux 5.14).
-type grove struct{ dir string }
+type grove struct {
+	dir string
+
+	mu     sync.Mutex // guards the two below
+	births uint64
+	free   []string // empty leaves, to be used again
+}
+
+// leaf is the folder of one tree, open for clone3.
+type leaf struct {
+	dir string
+	fd  int
+}
 
 // plantGrove returns nil where the host gives no cgroup2 folder to write.
 func plantGrove() *grove {
@@ -76,28 +89,60 @@ func cgroup2Mount() string {
 	return ""
 }
 
-// leaf makes the folder of one tree and opens it for clone3; ok is false when
-// the host refuses.
-func (g *grove) leaf(n uint64) (dir string, fd int, ok bool) {
+// take gives the leaf for a new tree, an empty one of an ended tree if there is
+// any: making and removing a cgroup costs as much as starting a process. ok is
+// false when the host refuses.
+func (g *grove) take() (l leaf, ok bool) {
 	if g == nil {
-		return "", -1, false
+		return leaf{}, false
 	}
-	dir = filepath.Join(g.dir, strconv.FormatUint(n, 10))
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return "", -1, false
+	g.mu.Lock()
+	if n := len(g.free); n > 0 {
+		l.dir, g.free = g.free[n-1], g.free[:n-1]
+		g.mu.Unlock()
+	} else {
+		g.births++
+		l.dir = filepath.Join(g.dir, strconv.FormatUint(g.births, 10))
+		g.mu.Unlock()
+		if err := os.Mkdir(l.dir, 0o755); err != nil {
+			return leaf{}, false
+		}
 	}
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(l.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		_ = unix.Rmdir(dir)
-		return "", -1, false
+		g.give(l.dir, false)
+		return leaf{}, false
 	}
-	return dir, fd, true
+	l.fd = fd
+	return l, true
+}
+
+// freeLeaves bounds how many empty leaves are kept for later.
+const freeLeaves = 64
+
+// give takes back the leaf of an ended tree. One that is spent, not empty after
+// all, or not needed is removed, which the kernel refuses while anything lives in it.
+func (g *grove) give(dir string, spent bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs")); !spent && err == nil && len(b) == 0 && len(g.free) < freeLeaves {
+		g.free = append(g.free, dir)
+		return
+	}
+	_ = unix.Rmdir(dir)
 }
 
 func (g *grove) close() {
-	if g != nil {
-		_ = unix.Rmdir(g.dir)
+	if g == nil {
+		return
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, dir := range g.free {
+		_ = unix.Rmdir(dir)
+	}
+	g.free = nil
+	_ = unix.Rmdir(g.dir)
 }
 
 // inLeaf lists the living processes of a leaf. It is empty only when the kernel's
@@ -144,7 +189,9 @@ func (p *Proc) listed(list func() ([]int, error), read func(int) (stat, error)) 
 }
 
 // killLeaf kills everything in a leaf in one stroke; false where the kernel
-// cannot (before 5.14).
+// cannot (before 5.14). The leaf is never used again: on Linux 6.18 whatever is
+// cloned into a cgroup that was once killed so is killed at birth.
 func (p *Proc) killLeaf() bool {
+	p.spent.Store(true)
 	return os.WriteFile(filepath.Join(p.leaf, "cgroup.kill"), []byte("1"), 0) == nil
 }

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -64,8 +65,9 @@ type Proc struct {
 	pidfd  *os.File
 	pid    int
 	start  uint64
-	mark   string // "KEY=value"
-	leaf   string // its cgroup2 folder, "" where the host gives none
+	mark   string      // "KEY=value"
+	leaf   string      // its cgroup2 folder, "" where the host gives none
+	spent  atomic.Bool // cgroup.kill was used on the leaf
 
 	mu     sync.Mutex // guards reaped
 	reaped bool
@@ -199,17 +201,20 @@ func (r *Runner) Start(s Spec) (*Proc, error) {
 		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &fd, Credential: cred}}
 	r.spawning(1)
 	defer r.spawning(-1)
-	leaf, leafFD, ok := r.grove.leaf(r.births.Add(1))
+	home, ok := r.grove.take()
 	if ok {
-		defer unix.Close(leafFD)
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, leafFD
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, home.fd
 	}
 	p, err := os.StartProcess(path, s.Command, attr)
 	if err != nil {
 		if ok {
-			_ = unix.Rmdir(leaf)
+			_ = unix.Close(home.fd)
+			r.grove.give(home.dir, false)
 		}
 		return nil, startError(s, err)
+	}
+	if ok {
+		_ = unix.Close(home.fd)
 	}
 	if fd < 0 {
 		if fd, err = unix.PidfdOpen(p.Pid, unix.PIDFD_NONBLOCK); err != nil {
@@ -220,7 +225,7 @@ func (r *Runner) Start(s Spec) (*Proc, error) {
 	}
 	_ = unix.SetNonblock(fd, true)
 	unix.CloseOnExec(fd)
-	proc := &Proc{runner: r, os: p, pidfd: os.NewFile(uintptr(fd), "pidfd"), pid: p.Pid, mark: mark, leaf: leaf}
+	proc := &Proc{runner: r, os: p, pidfd: os.NewFile(uintptr(fd), "pidfd"), pid: p.Pid, mark: mark, leaf: home.dir}
 	if st, err := readStat(p.Pid); err == nil {
 		proc.start = st.start
 	}

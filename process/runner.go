@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/signal"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -21,8 +20,7 @@ type ident struct {
 // Runner starts processes and keeps hive's children in order. One per hive; safe
 // for concurrent use.
 type Runner struct {
-	grove  *grove // nil where the host gives no cgroup2 folder
-	births atomic.Uint64
+	grove *grove // nil where the host gives no cgroup2 folder
 
 	mu      sync.Mutex // guards the five below
 	procs   map[int]*Proc

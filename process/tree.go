@@ -226,7 +226,7 @@ func killExactly(pid int, start uint64) error {
 func (p *Proc) Close() {
 	p.runner.remove(p)
 	if p.leaf != "" {
-		_ = unix.Rmdir(p.leaf)
+		p.runner.grove.give(p.leaf, p.spent.Load())
 	}
 }
 
