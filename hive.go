@@ -26,6 +26,7 @@ import (
 	"github.com/rbee-hive/hive/logs"
 	"github.com/rbee-hive/hive/messages"
 	"github.com/rbee-hive/hive/metrics"
+	"github.com/rbee-hive/hive/observe"
 	"github.com/rbee-hive/hive/ports"
 	"github.com/rbee-hive/hive/process"
 	"github.com/rbee-hive/hive/snapshot"
@@ -80,7 +81,8 @@ type Hive struct {
 
 	tokens  sync.Map // messages.WorkerID -> callToken
 	desired sync.Map // messages.WorkerID -> messages.WorkerSpec, as asked for
-	prober  *prober
+	watcher *observe.Watcher
+	notices *notices
 	stop    chan messages.Shutdown
 	ended   chan []messages.WorkerID
 	fatal   chan error
@@ -108,7 +110,7 @@ func New(cfg *config.Config, opt Options) (*Hive, error) {
 }
 
 func (h *Hive) open() (err error) {
-	if err := os.MkdirAll(h.cfg.DataDir, 0o750); err != nil {
+	if err := os.MkdirAll(h.cfg.DataDir, 0o711); err != nil {
 		return fmt.Errorf("make data_dir: %w; name a writable one with data_dir or --data-dir", err)
 	}
 	if h.lock, err = takeLock(h.cfg.DataDir); err != nil {
@@ -121,6 +123,7 @@ func (h *Hive) open() (err error) {
 	if h.runner, err = process.NewRunner(); err != nil {
 		return err
 	}
+	h.watcher, h.notices = observe.New(), newNotices(h)
 	if h.logs, err = logs.Open(filepath.Join(h.cfg.DataDir, "logs")); err != nil {
 		return err
 	}
@@ -287,6 +290,7 @@ func (h *Hive) close() {
 	if h.runner != nil {
 		h.runner.KillEverything()
 		h.runner.Close()
+		h.notices.close()
 	}
 	if h.logs != nil {
 		_ = h.logs.Close()
@@ -309,10 +313,10 @@ func (h *Hive) close() {
 		h.hush()
 		select {
 		case <-h.narrated:
-		case <-time.After(lastWords):
+		case <-time.After(logPatience):
 		}
 	}
 }
 
-// lastWords bounds how long hive's end waits for a log that nobody takes away.
-const lastWords = time.Second
+// logPatience bounds how long hive's end waits for a log that nobody takes away.
+const logPatience = time.Second

@@ -1,7 +1,6 @@
 package hive
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -124,7 +123,12 @@ func (h *Hive) specsNamed(name string) []messages.WorkerID {
 }
 
 // Publish puts a status in view.
-func (h *Hive) Publish(s *messages.WorkerStatus) { h.board.PutWorker(s) }
+func (h *Hive) Publish(s *messages.WorkerStatus) {
+	h.board.PutWorker(s)
+	if s.PID == 0 && s.State.Settled() {
+		h.notices.shut(s.Name)
+	}
+}
 
 // PublishPool puts a pool's status in view.
 func (h *Hive) PublishPool(s *messages.PoolStatus) { h.board.PutPool(s) }
@@ -134,6 +138,7 @@ func (h *Hive) Forget(id messages.WorkerID) {
 	h.board.DropWorker(id)
 	h.tokens.Delete(id)
 	h.desired.Delete(id)
+	h.notices.shut(id)
 	if err := h.logs.Remove(id); err != nil {
 		h.log.Warn("could not remove the logs of a removed worker", "worker", id, "error", err)
 	}
@@ -187,13 +192,23 @@ func (h *Hive) Launch(l worker.Launch) (worker.Process, error) {
 			return nil, &worker.LaunchError{Cause: messages.CauseConfig, Detail: lacks[0].Message}
 		}
 	}
+	socket, err := h.notices.open(l.Spec)
+	if err != nil {
+		h.log.Warn("a worker has no notify socket", "worker", l.Spec.Name, "error", err)
+	}
 	out, err := h.logs.Begin(l.Spec.Name, l.Attempt, l.Spec.Logs)
 	if err != nil {
 		return nil, &worker.LaunchError{Cause: messages.CauseUnknown, Detail: fmt.Sprintf("open the log of worker %s: %v", l.Spec.Name, err)}
 	}
 	defer out.Close()
-	p, err := h.runner.Start(process.Spec{Command: command, Env: h.environment(l, env), Dir: l.Spec.Dir, User: l.Spec.User,
+	done := h.notices.expect(l.Spec.Name, l.Attempt)
+	vars := h.environment(l, env)
+	if socket != "" {
+		vars = append(vars, "NOTIFY_SOCKET="+socket, "WATCHDOG_USEC="+strconv.FormatInt(l.Spec.Heartbeat.Interval.D().Microseconds()*int64(l.Spec.Heartbeat.Misses), 10))
+	}
+	p, err := h.runner.Start(process.Spec{Command: command, Env: vars, Dir: l.Spec.Dir, User: l.Spec.User,
 		Output: out, MarkKey: markKey, MarkValue: fmt.Sprintf("%d/%s/%d", os.Getpid(), l.Spec.Name, l.Attempt)})
+	done(p)
 	if err != nil {
 		h.logs.End(l.Spec.Name, l.Attempt)
 		var se *process.StartError
@@ -229,7 +244,9 @@ func (h *Hive) environment(l worker.Launch, own map[string]string) []string {
 	env["HIVE_URL"] = h.apiURL()
 	env["HIVE_TOKEN"] = l.Token
 	env["HOST"] = workerHost
-	delete(env, "PORT")
+	for _, k := range []string{"PORT", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} { // hive's own are not the worker's
+		delete(env, k)
+	}
 	if l.Port != 0 {
 		env["PORT"] = strconv.Itoa(l.Port)
 	}
@@ -242,11 +259,6 @@ func (h *Hive) environment(l worker.Launch, own map[string]string) []string {
 		list = append(list, k+"="+env[k])
 	}
 	return list
-}
-
-// WatchReady blocks until the readiness rule of the spec holds.
-func (h *Hive) WatchReady(ctx context.Context, s messages.WorkerSpec, a messages.Attempt, port int) error {
-	return h.prober.wait(ctx, s, a, port)
 }
 
 // osProcess fits a process.Proc to what the worker actor needs.

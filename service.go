@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/valyala/fasthttp"
-
 	"github.com/rbee-hive/hive/config"
 	httpd "github.com/rbee-hive/hive/http"
 	"github.com/rbee-hive/hive/journal"
@@ -123,6 +121,12 @@ func (h *Hive) Callback(ctx context.Context, m messages.Callback, token string) 
 	if !ok || subtle.ConstantTimeCompare([]byte(v.(callToken).secret), []byte(token)) != 1 {
 		return nil, fmt.Errorf("worker %s: %w", m.Worker, ErrUnauthorized)
 	}
+	if m.Kind == messages.CallbackHeartbeat && st.Live != nil {
+		if !st.Live.Beat(m.Attempt, time.Now(), m.Stats) {
+			return st, nil // nothing that the tree must decide on
+		}
+	}
+	h.afterStart(ctx, m.Worker, m.Attempt)
 	r, err := h.ask(ctx, func(to chan<- messages.Reply) any { m.Reply = to; return m })
 	return r.Worker, err
 }
@@ -248,8 +252,6 @@ func (h *Hive) listen() error {
 		return fmt.Errorf("protect the API socket: %w", err)
 	}
 	h.listeners = append(h.listeners, unix)
-	h.prober = &prober{client: &fasthttp.Client{MaxIdleConnDuration: time.Second, ReadTimeout: probeTimeout, WriteTimeout: probeTimeout,
-		NoDefaultUserAgentHeader: true}, logs: h.logs, runner: h.runner}
 	var once sync.Once
 	for _, l := range h.listeners {
 		go func() {

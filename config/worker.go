@@ -182,6 +182,9 @@ func imply(spec *messages.WorkerSpec, tree *node) {
 			spec.Health.HTTP = healthPath
 		}
 	}
+	if spec.Engine == EngineRbee && tree.get("health").get("http") == nil && spec.Health.HTTP == "" {
+		spec.Health.HTTP = healthPath
+	}
 	if spec.Engine == EngineRbee && tree.get("idle_timeout") == nil && spec.IdleTimeout == 0 {
 		spec.IdleTimeout = dur(rbeeIdle)
 	}

@@ -144,7 +144,7 @@ func (s *Server) routes() *router.Router {
 	for _, v := range messages.Verbs() {
 		r.POST("/v1/workers/{name}/"+string(v), s.verb(v))
 	}
-	for _, k := range []messages.CallbackKind{messages.CallbackReady, messages.CallbackHeartbeat, messages.CallbackProgress} {
+	for _, k := range []messages.CallbackKind{messages.CallbackReady, messages.CallbackHeartbeat, messages.CallbackProgress, messages.CallbackState} {
 		r.POST("/v1/workers/{name}/"+string(k), s.callback(k))
 	}
 	r.GET("/v1/workers/{name}/logs", s.logs)
@@ -230,7 +230,7 @@ func (s *Server) allowed(c *fasthttp.RequestCtx) bool {
 	if c.IsGet() && s.opt.ReadOnlyWithoutToken {
 		return true
 	}
-	if c.IsPost() && (strings.HasSuffix(path, "/ready") || strings.HasSuffix(path, "/heartbeat") || strings.HasSuffix(path, "/progress")) {
+	if c.IsPost() && (strings.HasSuffix(path, "/ready") || strings.HasSuffix(path, "/heartbeat") || strings.HasSuffix(path, "/progress") || strings.HasSuffix(path, "/state")) {
 		return true
 	}
 	if subtle.ConstantTimeCompare([]byte(bearer(c)), []byte(s.opt.Token)) == 1 {

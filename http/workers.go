@@ -54,24 +54,14 @@ func (l *listCache) get(s Service) (plain, zipped []byte, etag string) {
 	return l.plain, l.zipped, l.etag
 }
 
-// aged fills in how old each heartbeat is now.
+// aged is the list as of now.
 func aged(list []*messages.WorkerStatus) []*messages.WorkerStatus {
 	now := time.Now()
 	out := make([]*messages.WorkerStatus, len(list))
 	for i, w := range list {
-		out[i] = age(w, now)
+		out[i] = w.Now(now)
 	}
 	return out
-}
-
-func age(w *messages.WorkerStatus, now time.Time) *messages.WorkerStatus {
-	if w == nil || w.Heartbeat.At.IsZero() {
-		return w
-	}
-	c := *w
-	a := messages.Secs(now.Sub(w.Heartbeat.At))
-	c.Heartbeat.AgeSeconds = &a
-	return &c
 }
 
 func (s *Server) listWorkers(c *fasthttp.RequestCtx) {
@@ -133,7 +123,7 @@ func (s *Server) getWorker(c *fasthttp.RequestCtx) {
 		refuse(c, fmt.Errorf("worker %s: %w", id, messages.ErrUnknownWorker))
 		return
 	}
-	answer(c, 200, age(w, time.Now()))
+	answer(c, 200, w.Now(time.Now()))
 }
 
 // body is the request's body if it is text; nil after it has answered.
@@ -226,7 +216,7 @@ func (s *Server) untilReady(c *fasthttp.RequestCtx, made []*messages.WorkerStatu
 					return
 				}
 				last = st
-				line, _ := json.Marshal(st)
+				line, _ := json.Marshal(st.Now(time.Now()))
 				_, _ = w.Write(append(line, '\n'))
 				if w.Flush() != nil {
 					return
@@ -303,39 +293,97 @@ func (s *Server) verb(v messages.Verb) fasthttp.RequestHandler {
 	}
 }
 
+// told is the body of any callback.
+type told struct {
+	Attempt messages.Attempt `json:"attempt"`
+	messages.Stats
+	Stage  string   `json:"stage"`
+	Value  *float64 `json:"value"`
+	Extend *float64 `json:"extend_seconds"` // progress: give the load this much more
+	State  string   `json:"state"`
+}
+
 func (s *Server) callback(k messages.CallbackKind) fasthttp.RequestHandler {
 	return func(c *fasthttp.RequestCtx) {
-		var in struct {
-			Attempt  messages.Attempt `json:"attempt"`
-			InFlight *int             `json:"in_flight"`
-			Stage    string           `json:"stage"`
-			Value    *float64         `json:"value"`
-		}
+		var in told
 		if !read(c, &in) {
 			return
 		}
-		m := messages.Callback{Worker: name(c), Attempt: in.Attempt, Kind: k, InFlight: in.InFlight}
-		switch {
-		case in.Attempt == 0:
-			bad(c, "the body lacks attempt; send the number in HIVE_ATTEMPT")
+		m := messages.Callback{Worker: name(c), Attempt: in.Attempt, Kind: k, Stats: &in.Stats}
+		if why := in.wrong(k); why != "" {
+			bad(c, "%s", why)
 			return
-		case in.InFlight != nil && *in.InFlight < 0:
-			bad(c, "in_flight is %d; it is 0 or more", *in.InFlight)
-			return
-		case k == messages.CallbackProgress:
-			if in.Value == nil || *in.Value < 0 || *in.Value > 1 {
-				bad(c, "value must be a number from 0 to 1")
+		}
+		switch k {
+		case messages.CallbackProgress:
+			m.Progress = &messages.Progress{Stage: in.Stage, Source: "native"}
+			if in.Value != nil {
+				m.Progress.Value = *in.Value
+			}
+			if in.Extend != nil {
+				m.Extend = time.Duration(*in.Extend * float64(time.Second))
+			}
+			if in.Value == nil {
+				m.Kind, m.Progress = messages.CallbackExtend, nil
+			}
+		case messages.CallbackState:
+			st, err := messages.ParseState(in.State)
+			if err != nil {
+				bad(c, "%v; a worker tells idle, busy or draining", err)
 				return
 			}
-			m.Progress = &messages.Progress{Stage: in.Stage, Value: *in.Value, Source: "native"}
+			m.State = st
+		default:
 		}
 		w, err := s.opt.Service.Callback(c, m, bearer(c))
 		if err != nil {
 			refuse(c, err)
 			return
 		}
-		answer(c, 200, map[string]any{"state": w.State, "drain": w.State == messages.Draining || w.State == messages.Stopping, "stop_by": nil})
+		answer(c, 200, heard{State: w.State, Drain: w.State == messages.Draining || w.State == messages.Stopping, StopBy: w.StopBy})
 	}
+}
+
+// heard is the answer to a callback: keepalive goes both ways.
+type heard struct {
+	State  messages.State `json:"state"`
+	Drain  bool           `json:"drain"`
+	StopBy *time.Time     `json:"stop_by"`
+}
+
+// mostExtend bounds extend_seconds: a week.
+const mostExtend = 7 * 24 * 3600
+
+// wrong says what is wrong with a callback's figures, "" when nothing is.
+func (t *told) wrong(k messages.CallbackKind) string {
+	if t.Attempt == 0 {
+		return "the body lacks attempt; send the number in HIVE_ATTEMPT"
+	}
+	for key, n := range map[string]*int{"in_flight": t.InFlight, "queue_depth": t.QueueDepth} {
+		if n != nil && *n < 0 {
+			return fmt.Sprintf("%s is %d; it is 0 or more", key, *n)
+		}
+	}
+	for key, v := range map[string]*float64{"tokens_total": t.TokensTotal, "tokens_per_second": t.TokensPerSecond, "latency_ms_p50": t.LatencyP50,
+		"latency_ms_p99": t.LatencyP99, "requests_total": t.Requests, "request_seconds_total": t.RequestSeconds} {
+		if v != nil && *v < 0 {
+			return fmt.Sprintf("%s is %g; it is 0 or more", key, *v)
+		}
+	}
+	for key, v := range map[string]*float64{"kv_cache_used": t.KVCacheUsed, "gpu_utilization": t.GPUUtilization, "value": t.Value} {
+		if v != nil && (*v < 0 || *v > 1) {
+			return fmt.Sprintf("%s is %g; it is a number from 0 to 1", key, *v)
+		}
+	}
+	switch {
+	case t.Extend != nil && (*t.Extend < 0 || *t.Extend > mostExtend):
+		return fmt.Sprintf("extend_seconds is %g; it is a number from 0 to %d", *t.Extend, mostExtend)
+	case k == messages.CallbackProgress && t.Value == nil && t.Extend == nil:
+		return "value must be a number from 0 to 1"
+	case k == messages.CallbackState && t.State == "":
+		return "the body lacks state; send idle, busy or draining"
+	}
+	return ""
 }
 
 // number reads a query parameter; ok is false after it has answered.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -243,4 +244,21 @@ func (k *Keeper) nextAttempt(ctx context.Context, w messages.WorkerID, a message
 			return 0, ctx.Err()
 		}
 	}
+}
+
+// Size is how much an attempt has written, archives included.
+func (k *Keeper) Size(w messages.WorkerID, a messages.Attempt) int64 {
+	st, err := os.Stat(activePath(filepath.Join(k.dir, string(w)), a))
+	if err != nil {
+		return 0
+	}
+	return st.Size() // holes count: the file keeps its offsets
+}
+
+// ReadAt reads an attempt's output at an offset; 0 bytes means that there is no
+// more yet. What lay in archives that are gone is passed over.
+func (k *Keeper) ReadAt(w messages.WorkerID, a messages.Attempt, buf []byte, at int64) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return readAt(k.shelf(w).all, a, at, buf)
 }

@@ -45,6 +45,12 @@ const (
 	CallbackReady     CallbackKind = "ready"
 	CallbackHeartbeat CallbackKind = "heartbeat"
 	CallbackProgress  CallbackKind = "progress"
+	CallbackState     CallbackKind = "state"
+
+	// These come by notify alone.
+	CallbackExtend CallbackKind = "extend" // asks for more time to get ready
+	CallbackSaid   CallbackKind = "said"   // its status in words
+	CallbackFault  CallbackKind = "fault"  // asks to be failed: WATCHDOG=trigger
 )
 
 // Callback is a worker's own word, already authenticated.
@@ -52,8 +58,11 @@ type Callback struct {
 	Worker   WorkerID
 	Attempt  Attempt
 	Kind     CallbackKind
-	InFlight *int
-	Progress *Progress
+	Stats    *Stats        // heartbeat
+	Progress *Progress     // progress
+	State    State         // state
+	Extend   time.Duration // extend
+	Text     string        // said
 	Reply    chan<- Reply
 }
 

@@ -22,6 +22,11 @@ const (
 	WorkerLeftover   EventType = "worker.leftover"   // processes of an ended attempt were found and ended
 	WorkerPanic      EventType = "worker.panic"      // an actor panicked: a bug in hive
 	WorkerRemoved    EventType = "worker.removed"
+	WorkerProgress   EventType = "worker.progress"  // Progress of a load or a preparation, each tenth of it
+	WorkerPreparing  EventType = "worker.preparing" // prepare begins
+	WorkerPrepared   EventType = "worker.prepared"  // Took is how long it needed
+	WorkerStranger   EventType = "worker.stranger"  // a notify datagram of a process that is not the worker's
+	WorkerMalformed  EventType = "worker.malformed" // a notify datagram that could not be read, once an attempt
 	PoolDegraded     EventType = "pool.degraded"
 	PoolRestarted    EventType = "pool.restarted"
 	PoolCordoned     EventType = "pool.cordoned"
@@ -37,21 +42,22 @@ const (
 // Event is one thing that happened. Seq is given by the journal, from 1,
 // without gaps, and is the id a reader resumes from.
 type Event struct {
-	Seq     uint64    `json:"seq"`
-	At      time.Time `json:"at"`
-	Type    EventType `json:"type"`
-	Worker  WorkerID  `json:"worker,omitempty"`
-	Pool    PoolID    `json:"pool,omitempty"`
-	Attempt Attempt   `json:"attempt,omitempty"`
-	PID     int       `json:"pid,omitempty"`
-	From    *State    `json:"from,omitempty"`
-	To      *State    `json:"to,omitempty"`
-	Cause   Cause     `json:"cause,omitempty"`
-	Reason  string    `json:"reason,omitempty"`
-	Phase   string    `json:"phase,omitempty"`
-	Took    Seconds   `json:"took_seconds,omitempty"`
-	Done    int       `json:"done,omitempty"`
-	Total   int       `json:"total,omitempty"`
+	Seq      uint64    `json:"seq"`
+	At       time.Time `json:"at"`
+	Type     EventType `json:"type"`
+	Worker   WorkerID  `json:"worker,omitempty"`
+	Pool     PoolID    `json:"pool,omitempty"`
+	Attempt  Attempt   `json:"attempt,omitempty"`
+	PID      int       `json:"pid,omitempty"`
+	From     *State    `json:"from,omitempty"`
+	To       *State    `json:"to,omitempty"`
+	Cause    Cause     `json:"cause,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
+	Phase    string    `json:"phase,omitempty"`
+	Took     Seconds   `json:"took_seconds,omitempty"`
+	Progress *Progress `json:"progress,omitempty"`
+	Done     int       `json:"done,omitempty"`
+	Total    int       `json:"total,omitempty"`
 }
 
 // String is the event in one line, for the log and the terminal.

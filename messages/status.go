@@ -20,6 +20,9 @@ type WorkerStatus struct {
 	Progress  *Progress         `json:"progress"`
 	Heartbeat Heartbeat         `json:"heartbeat"`
 	InFlight  int               `json:"in_flight"`
+	Ready     bool              `json:"ready"` // takes new work: idle or busy
+	Stats     *Stats            `json:"stats,omitempty"`
+	Said      string            `json:"said,omitempty"` // its own words about itself, by notify
 	Restarts  Restarts          `json:"restarts"`
 	LastExit  *LastExit         `json:"last_exit"`
 	Resources Resources         `json:"resources"`
@@ -27,7 +30,10 @@ type WorkerStatus struct {
 	Command   []string          `json:"command"`
 	StartedAt time.Time         `json:"started_at,omitzero"`
 	ReadyAt   time.Time         `json:"ready_at,omitzero"`
-	Source    string            `json:"source"` // "file" or "api": who declared the worker
+	StopBy    *time.Time        `json:"stop_by,omitempty"` // draining or stopping: when it is ended by force
+	Source    string            `json:"source"`            // "file" or "api": who declared the worker
+
+	Live *Pulse `json:"-"` // what has moved since; Now reads it
 }
 
 // Progress is how far a load has come: Value from 0 to 1.

@@ -15,6 +15,15 @@ const (
 	WorkerHeartbeat   = "hive_worker_heartbeat_age_seconds"     // since the last heartbeat
 	WorkerInvalid     = "hive_worker_invalid_transitions_total" // inputs the state table refused
 	WorkerInFlight    = "hive_worker_in_flight"                 // requests in flight
+	WorkerQueue       = "hive_worker_queue_depth"               // requests that wait
+	WorkerTokens      = "hive_worker_tokens_total"              // generated in this attempt
+	WorkerTokenRate   = "hive_worker_tokens_per_second"         // as the worker or its engine measures it
+	WorkerRequest     = "hive_worker_request_seconds"           // summary of whole requests, as the worker or its engine tells
+	WorkerKVCache     = "hive_worker_kv_cache_used_ratio"       // 0 to 1
+	WorkerMemory      = "hive_worker_memory_bytes"              // as the worker tells
+	WorkerGPU         = "hive_worker_gpu_utilization_ratio"     // as the worker tells, 0 to 1
+	WorkerProgress    = "hive_worker_load_progress_ratio"       // of a load or a preparation, 0 to 1
+	WorkerNotify      = "hive_worker_notify_refused_total"      // notify datagrams or words not taken, by reason
 	WorkerStop        = "hive_worker_stop_seconds"              // by phase: drain, term, gone
 	PoolCrashloops    = "hive_pool_crashloops_total"            // workers that went into crash loop
 	PoolCordoned      = "hive_pool_cordoned"                    // 1 while closed for new starts

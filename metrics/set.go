@@ -102,8 +102,15 @@ func (s *Set) Write(w io.Writer) {
 		}
 		vm.WriteGaugeUint64(w, WorkerInFlight+label+"}", uint64(max(st.InFlight, 0)))
 		vm.WriteCounterUint64(w, WorkerRestarts+label+"}", uint64(st.Restarts.Total))
+		if st.Progress != nil && (st.State == messages.Loading || st.State == messages.Pending) {
+			vm.WriteGaugeFloat64(w, WorkerProgress+label+"}", st.Progress.Value)
+		}
+		st = st.Now(now)
 		if !st.Heartbeat.At.IsZero() {
 			vm.WriteGaugeFloat64(w, WorkerHeartbeat+label+"}", now.Sub(st.Heartbeat.At).Seconds())
+		}
+		if st.Stats != nil {
+			writeStats(w, label, st.Stats)
 		}
 	}
 	for _, p := range s.view.Pools() {
@@ -121,6 +128,38 @@ func (s *Set) Write(w io.Writer) {
 	}
 	s.hive.WritePrometheus(w)
 	vm.WriteProcessMetrics(w)
+}
+
+// writeStats writes what is known of a worker's work; what is not is left out.
+func writeStats(w io.Writer, label string, s *messages.Stats) {
+	for name, v := range map[string]*float64{WorkerTokenRate: s.TokensPerSecond, WorkerKVCache: s.KVCacheUsed, WorkerGPU: s.GPUUtilization} {
+		if v != nil {
+			vm.WriteGaugeFloat64(w, name+label+"}", *v)
+		}
+	}
+	if s.QueueDepth != nil {
+		vm.WriteGaugeUint64(w, WorkerQueue+label+"}", uint64(max(*s.QueueDepth, 0)))
+	}
+	if s.TokensTotal != nil {
+		vm.WriteCounterFloat64(w, WorkerTokens+label+"}", *s.TokensTotal)
+	}
+	if s.MemoryBytes != nil {
+		vm.WriteGaugeUint64(w, WorkerMemory+label+"}", *s.MemoryBytes)
+	}
+	for q, ms := range map[string]*float64{"0.5": s.LatencyP50, "0.99": s.LatencyP99} {
+		if ms != nil {
+			vm.WriteGaugeFloat64(w, fmt.Sprintf("%s%s,quantile=%q}", WorkerRequest, label, q), *ms/1000)
+		}
+	}
+	if s.Requests != nil && s.RequestSeconds != nil {
+		vm.WriteCounterFloat64(w, WorkerRequest+"_sum"+label+"}", *s.RequestSeconds)
+		vm.WriteCounterFloat64(w, WorkerRequest+"_count"+label+"}", *s.Requests)
+	}
+}
+
+// NotifyRefused counts what a worker's notify socket got and hive did not take.
+func (s *Set) NotifyRefused(id messages.WorkerID, reason string) {
+	s.of(id).GetOrCreateCounter(fmt.Sprintf("%s{worker=%q,reason=%q}", WorkerNotify, id, reason)).Inc()
 }
 
 func one(b bool) uint64 {

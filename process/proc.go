@@ -179,6 +179,15 @@ func credential(who string) (*syscall.Credential, error) {
 	return cred, nil
 }
 
+// Owner is the uid and gid that a process of that user gets; -1 for hive's own.
+func Owner(who string) (uid, gid int, err error) {
+	cred, err := credential(who)
+	if err != nil || cred == nil {
+		return -1, -1, err
+	}
+	return int(cred.Uid), int(cred.Gid), nil
+}
+
 // Start makes the process in a session, and so a group, of its own. It returns
 // once exec has happened; a failure is a *StartError.
 func (r *Runner) Start(s Spec) (*Proc, error) {

@@ -207,6 +207,9 @@ func (h *Host) Launch(l worker.Launch) (worker.Process, error) {
 	h.spring("launch", l)
 	h.mu.Lock()
 	held := h.held[l.Spec.Name]
+	if got := h.leases[l.Spec.Name]; got != l.Port {
+		h.violations = append(h.violations, fmt.Sprintf("worker %s: attempt %d was launched on port %d, its lease is %d", l.Spec.Name, l.Attempt, l.Port, got))
+	}
 	h.mu.Unlock()
 	if held != nil {
 		<-held
@@ -218,9 +221,6 @@ func (h *Host) Launch(l worker.Launch) (worker.Process, error) {
 			h.violations = append(h.violations, fmt.Sprintf("worker %s: attempt %d was launched while the process of attempt %d lives", l.Spec.Name, l.Attempt, p.Attempt))
 		}
 	}
-	if got := h.leases[l.Spec.Name]; got != l.Port {
-		h.violations = append(h.violations, fmt.Sprintf("worker %s: attempt %d was launched on port %d, its lease is %d", l.Spec.Name, l.Attempt, l.Port, got))
-	}
 	p := &Process{host: h, Worker: l.Spec.Name, Attempt: l.Attempt, Port: l.Port, pid: 1000 + len(h.procs), manner: h.manners[l.Spec.Name],
 		alive: true, exit: make(chan worker.Exit, 1)}
 	h.procs = append(h.procs, p)
@@ -228,10 +228,17 @@ func (h *Host) Launch(l worker.Launch) (worker.Process, error) {
 	return p, nil
 }
 
-// WatchReady never sees a worker get ready by itself.
-func (h *Host) WatchReady(ctx context.Context, _ messages.WorkerSpec, _ messages.Attempt, _ int) error {
-	<-ctx.Done()
-	return ctx.Err()
+// Prepare succeeds at once.
+func (h *Host) Prepare(context.Context, messages.WorkerSpec, messages.Attempt, func(messages.Progress)) error {
+	return nil
+}
+
+// Watch sees nothing by itself.
+func (h *Host) Watch(ctx context.Context, _ worker.Watched, _ func(worker.Sighting)) { <-ctx.Done() }
+
+// Diagnose finds nothing in the last words.
+func (h *Host) Diagnose(messages.WorkerSpec, messages.Attempt) (messages.Cause, string, bool) {
+	return messages.CauseNone, "", false
 }
 
 // LogTail is the last line an attempt wrote.

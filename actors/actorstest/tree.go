@@ -189,13 +189,19 @@ func (tr *Tree) Do(id messages.WorkerID, v messages.Verb) messages.Reply {
 	return tr.Ask(func(to chan<- messages.Reply) any { return messages.DoWorker{Worker: id, Verb: v, Reply: to} })
 }
 
-// Beat is a heartbeat that tells of work in flight.
+// Beat tells of work in flight and waits until the worker's actor has heard it.
 func (tr *Tree) Beat(id messages.WorkerID, inFlight int) messages.Reply {
 	tr.T.Helper()
-	a := tr.Status(id).Attempt
-	return tr.Ask(func(to chan<- messages.Reply) any {
-		return messages.Callback{Worker: id, Attempt: a, Kind: messages.CallbackHeartbeat, InFlight: &inFlight, Reply: to}
-	})
+	return tr.Ask(func(to chan<- messages.Reply) any { return tr.beat(id, inFlight, to) })
+}
+
+// TellBeat tells of work in flight.
+func (tr *Tree) TellBeat(id messages.WorkerID, inFlight int) { tr.Tell(tr.beat(id, inFlight, nil)) }
+
+func (tr *Tree) beat(id messages.WorkerID, inFlight int, to chan<- messages.Reply) messages.Callback {
+	st := tr.Status(id)
+	st.Live.Seen(st.Attempt, tr.Now(), &messages.Stats{InFlight: &inFlight})
+	return messages.Callback{Worker: id, Attempt: st.Attempt, Kind: messages.CallbackHeartbeat, Reply: to}
 }
 
 // ComesBack moves the clock second by second until the worker is idle again.

@@ -27,6 +27,9 @@ const (
 	Exited      EventKind = "exited"    // the process ended, seen by its pidfd
 	Gone        EventKind = "gone"      // verified: no process of the tree left, port free
 
+	Prepared      EventKind = "prepared"       // prepare has run to its end
+	PrepareFailed EventKind = "prepare failed" // it did not
+
 	Admit      EventKind = "admit"       // the pool grants the resources
 	Hold       EventKind = "hold"        // the pool says why it does not yet
 	Fault      EventKind = "fault"       // hive found it unfit: deadline, probe, heartbeat
@@ -43,13 +46,13 @@ const (
 // EventKinds lists all events, in order.
 func EventKinds() []EventKind {
 	return []EventKind{Start, Stop, Restart, Drain, Resume, Kill, Reset, Spawned, SpawnFailed, Ready, InFlight,
-		Exited, Gone, Admit, Hold, Fault, DrainEnd, GraceEnd, KillEnd, Due, RetryLater, Looping, Never, Reborn}
+		Exited, Gone, Prepared, PrepareFailed, Admit, Hold, Fault, DrainEnd, GraceEnd, KillEnd, Due, RetryLater, Looping, Never, Reborn}
 }
 
 // aim is the state a request leads to where it is allowed, for errors.
 func (k EventKind) aim() messages.State {
 	switch k {
-	case Start, Admit, Due, Reset, Restart:
+	case Start, Admit, Due, Reset, Restart, Prepared:
 		return messages.Pending
 	case Resume, Ready:
 		return messages.Idle
@@ -69,7 +72,7 @@ func (k EventKind) aim() messages.State {
 		return messages.Backoff
 	case Looping:
 		return messages.Crashloop
-	case SpawnFailed, Exited, Fault, Never, Reborn:
+	case SpawnFailed, Exited, Fault, Never, Reborn, PrepareFailed:
 		return messages.Failed
 	}
 	return messages.Failed
@@ -117,6 +120,12 @@ const (
 	TimerSettle Timer = "settle"
 	// TimerReady is the cap on loading.
 	TimerReady Timer = "ready"
+	// TimerStall looks whether a load still moves.
+	TimerStall Timer = "stall"
+	// TimerBeat looks whether the heartbeats still come.
+	TimerBeat Timer = "beat"
+	// TimerIdle ends a worker that nobody uses.
+	TimerIdle Timer = "idle"
 )
 
 // killWait is how long a process may live on after SIGKILL before it is called
@@ -139,8 +148,11 @@ const (
 	DoQueue        EffectKind = iota // ask the pool for the resources
 	DoRelease                        // give them back, or take the request back
 	DoLoaded                         // give the load slot back
+	DoPrepare                        // run prepare
+	DoUnprepare                      // end it, if it runs
 	DoStartProcess                   // make the process
 	DoWatchReady                     // begin to watch for readiness
+	DoServe                          // begin to watch a ready worker
 	DoUnwatch                        // end every watch of the attempt
 	DoSignal                         // the stop signal to the whole group
 	DoKillTree                       // SIGKILL to the whole tree
@@ -165,6 +177,10 @@ func do(kinds ...EffectKind) []Effect {
 func none(*Machine, Event, time.Time) []Effect { return nil }
 
 func queue(m *Machine, _ Event, _ time.Time) []Effect {
+	if m.Prepare {
+		m.Reason = "preparing"
+		return do(DoPrepare)
+	}
 	m.Queued = true
 	m.Ticket++
 	return do(DoQueue)
@@ -173,7 +189,19 @@ func queue(m *Machine, _ Event, _ time.Time) []Effect {
 func unqueue(m *Machine, ev Event, now time.Time) []Effect {
 	m.Queued = false
 	m.Want, m.Cause, m.EndAt = WantNothing, ev.Cause, now
-	return do(DoRelease)
+	return do(DoUnprepare, DoRelease)
+}
+
+func prepared(m *Machine, ev Event, now time.Time) []Effect {
+	m.Prepare = false
+	return queue(m, ev, now)
+}
+
+// prepareFailed ends an attempt before it was one.
+func prepareFailed(m *Machine, ev Event, now time.Time) []Effect {
+	m.Cause, m.Detail, m.EndAt = ev.Cause, ev.Reason, now
+	m.StartedAt, m.ReadyAt = time.Time{}, time.Time{}
+	return escalate(m, ev, now)
 }
 
 // again leaves an ended attempt behind and asks for a new one.
@@ -223,7 +251,7 @@ func loading(m *Machine, _ Event, now time.Time) []Effect {
 
 func ready(m *Machine, _ Event, now time.Time) []Effect {
 	m.ReadyAt = now
-	return do(DoLoaded)
+	return do(DoLoaded, DoServe)
 }
 
 func setInFlight(m *Machine, ev Event, _ time.Time) []Effect {

@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -30,12 +29,19 @@ func (w *Worker) perform(c actor.Context, fx []Effect) (fail bool) {
 			c.Send(c.Parent(), Released{Worker: l.Spec.Name})
 		case DoLoaded:
 			w.disarm(TimerReady)
+			w.disarm(TimerStall)
 			w.disarm(TimerSettle)
 			c.Send(c.Parent(), Loaded{Worker: l.Spec.Name})
+		case DoPrepare:
+			w.prepare(c)
+		case DoUnprepare:
+			w.unprepare()
 		case DoStartProcess:
 			w.launch(c)
 		case DoWatchReady:
-			w.watchReady(c)
+			w.watchLoad(c)
+		case DoServe:
+			w.serve(c)
 		case DoUnwatch:
 			w.unwatch()
 		case DoSignal:
@@ -52,6 +58,9 @@ func (w *Worker) perform(c actor.Context, fx []Effect) (fail bool) {
 			w.sweep(c, true)
 		case DoArm:
 			w.arm(c, f.Timer, f.After)
+			if f.Timer == TimerDrain || f.Timer == TimerGrace {
+				l.stopBy = w.host.Now().Add(f.After)
+			}
 		case DoDisarm:
 			w.disarm(f.Timer)
 		case DoClearHistory:
@@ -109,7 +118,8 @@ func (m *making) adopt(report func(any)) {
 // and the actor must go on answering.
 func (w *Worker) launch(c actor.Context) {
 	l := w.life
-	l.token, l.progress, l.beat, l.beatKind = w.host.Token(l.Spec.Name, l.Machine.Attempt), nil, time.Time{}, "none"
+	l.token, l.progress, l.told, l.said = w.host.Token(l.Spec.Name, l.Machine.Attempt), nil, 0, ""
+	l.pulse.Begin(l.Machine.Attempt)
 	req := Launch{Spec: l.Spec, Attempt: l.Machine.Attempt, Port: l.port, GPUs: l.gpus, Token: l.token}
 	mk, host := &making{report: reporter(c)}, w.host
 	l.making = mk
@@ -155,10 +165,15 @@ func (w *Worker) exited(c actor.Context, m procExited) {
 	}
 	l.exit = m.exit
 	cause, detail := judge(m.exit)
+	l.pulse.End()
 	if s := l.Machine.State; s == messages.Stopping || s == messages.Failed || s == messages.Unkillable {
 		cause = l.Machine.Cause
 		detail = strings.Replace(detail, "exited by itself", "exited", 1)
 		w.phase("term", l.Machine.EndAt)
+	} else if cause == messages.CauseErrorExit || m.exit.Signal == syscall.SIGABRT || m.exit.Signal == syscall.SIGSEGV {
+		if c, words, ok := w.host.Diagnose(l.Spec, m.attempt); ok {
+			cause, detail = c, detail+": "+words
+		}
 	}
 	w.emit(messages.Event{Type: messages.WorkerExited, PID: l.proc.PID(), Cause: cause, Reason: detail,
 		Took: messages.Seconds(w.host.Now().Sub(m.exit.At).Seconds())})
@@ -280,45 +295,6 @@ func (w *Worker) survivors() string {
 	return fmt.Sprintf("%d processes survived SIGKILL, probably asleep in the kernel (state D): %s", len(members), strings.Join(names, ", "))
 }
 
-// watchReady begins to watch for readiness, by the rule of the spec.
-func (w *Worker) watchReady(c actor.Context) {
-	l := w.life
-	spec, attempt, port := l.Spec, l.Machine.Attempt, l.port
-	if spec.Ready.Timeout > 0 {
-		w.arm(c, TimerReady, spec.Ready.Timeout.D())
-	}
-	switch {
-	case HasReadyRule(spec):
-		ctx, cancel := context.WithCancel(context.Background())
-		w.watch = cancel
-		self, root, host := c.Self(), c.ActorSystem().Root, w.host
-		go func() {
-			err := host.WatchReady(ctx, spec, attempt, port)
-			if ctx.Err() == nil {
-				root.Send(self, readySeen{attempt: attempt, err: err})
-			}
-		}()
-	case spec.Engine == "hive" || spec.Engine == "rbee" || spec.Ready.Notify:
-		// these say it themselves
-	default:
-		w.arm(c, TimerSettle, spec.Ready.Settle.D())
-	}
-}
-
-// HasReadyRule reports whether hive itself looks for readiness.
-func HasReadyRule(s messages.WorkerSpec) bool {
-	return s.Ready.HTTP != "" || s.Ready.TCP || s.Ready.Log != "" || len(s.Ready.Command) > 0
-}
-
-func (w *Worker) unwatch() {
-	w.disarm(TimerReady)
-	w.disarm(TimerSettle)
-	if w.watch != nil {
-		w.watch()
-		w.watch = nil
-	}
-}
-
 func (w *Worker) arm(c actor.Context, t Timer, d time.Duration) {
 	w.disarm(t)
 	w.life.timerGen++
@@ -351,6 +327,7 @@ func (w *Worker) down(_ actor.Context, forGood bool) {
 		}
 	}()
 	w.unwatch()
+	w.unprepare()
 	for t := range w.timers {
 		w.disarm(t)
 	}

@@ -30,9 +30,14 @@ type Life struct {
 	lastExit *messages.LastExit
 	exit     Exit
 	loadTook time.Duration
-	beat     time.Time
-	beatKind string
+	pulse    *messages.Pulse
 	progress *messages.Progress
+	told     int       // tenths of the progress that an event has told
+	said     string    // the worker's own words
+	advanced time.Time // when the load was last seen to move
+	patient  time.Time // until when it asked for patience
+	readyBy  time.Time // the cap on its load
+	stopBy   time.Time // when a drain or a grace under way is over
 	timerGen uint64
 	afresh   bool   // the next incarnation starts what waited
 	begun    bool   // an incarnation has run before
@@ -47,7 +52,8 @@ func NewLife(spec messages.WorkerSpec, source string, started bool, now time.Tim
 	if !started {
 		m.State, m.Reason = messages.Stopped, "not started yet"
 	}
-	return &Life{Spec: spec, Source: source, Machine: m, beatKind: "none"}
+	m.Prepare = len(spec.Prepare) > 0
+	return &Life{Spec: spec, Source: source, Machine: m, pulse: &messages.Pulse{}}
 }
 
 // Interrupt notes why the next incarnation finds a life that did not end by
@@ -108,18 +114,42 @@ type LaunchError struct {
 
 func (e *LaunchError) Error() string { return e.Detail }
 
+// Watched is an attempt as it is watched from outside.
+type Watched struct {
+	Spec     messages.WorkerSpec
+	Attempt  messages.Attempt
+	Port     int
+	Proc     Process
+	Pulse    *messages.Pulse // takes what is seen of its work
+	Serving  bool            // ready; false while it loads
+	LastLoad time.Duration   // how long the load before took, 0 when unknown
+}
+
+// Sighting is what was seen of an attempt from outside.
+type Sighting struct {
+	Ready    bool
+	Progress *messages.Progress // how far its load has come
+	Advanced bool               // its load does something, however far it has come
+	Moved    bool               // how much is in flight changed: the pulse tells
+	Fault    messages.Cause     // it is unfit; Detail says by what evidence
+	Detail   string
+}
+
 // Host is the world as a worker touches it. Its methods are called from several
-// goroutines at once. Launch, WatchReady and LogTail may block and are never
-// called inside an actor's message handling, except LogTail, which reads a file.
+// goroutines at once. Launch, Watch, Prepare and LogTail may block and are never
+// called inside an actor's message handling; Diagnose reads the end of a file.
 type Host interface {
 	Now() time.Time
 	AfterFunc(d time.Duration, f func()) (stop func())
 	// Token makes the callback token of an attempt; the earlier one is void from then on.
 	Token(messages.WorkerID, messages.Attempt) string
 	Launch(Launch) (Process, error)
-	// WatchReady blocks until the worker is ready (nil), ctx ends, or an error
-	// shows that it never will be.
-	WatchReady(ctx context.Context, spec messages.WorkerSpec, attempt messages.Attempt, port int) error
+	// Prepare runs the spec's prepare to its end, or until ctx ends.
+	Prepare(ctx context.Context, spec messages.WorkerSpec, next messages.Attempt, report func(messages.Progress)) error
+	// Watch blocks and reports until ctx ends or there is nothing (more) to see.
+	Watch(ctx context.Context, w Watched, report func(Sighting))
+	// Diagnose reads the attempt's last words for the cause of its bad end.
+	Diagnose(messages.WorkerSpec, messages.Attempt) (messages.Cause, string, bool)
 	LogTail(messages.WorkerID, messages.Attempt, int) []string
 	LogEnd(messages.WorkerID, messages.Attempt)
 	PortFree(port int) bool

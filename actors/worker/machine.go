@@ -42,6 +42,7 @@ type Machine struct {
 	Queued  bool   // asked its pool for them
 	Ticket  uint64 // numbers the requests, so that a late grant is told from a current one
 	Decided bool   // failed: the restart policy has said never
+	Prepare bool   // the spec's prepare has still to run before an attempt
 
 	InFlight      int
 	InFlightKnown bool // the worker reports it; otherwise hive cannot see it
@@ -119,6 +120,7 @@ var (
 	ifAgain      = &Guard{"a restart was asked for", func(m Machine, _ Event) bool { return m.Want == WantRestart }}
 	ifStay       = &Guard{"a stop was asked for", func(m Machine, _ Event) bool { return m.Want == WantStopped }}
 	ifFinal      = &Guard{"the policy has given up", func(m Machine, _ Event) bool { return m.Decided }}
+	ifPreparing  = &Guard{"prepare has still to run", func(m Machine, _ Event) bool { return m.Prepare }}
 	ifAlive      = &Guard{"its process lives", func(m Machine, _ Event) bool { return m.Proc == ProcAlive }}
 )
 
@@ -133,6 +135,8 @@ var Table = []Row{
 	{messages.Pending, Restart, nil, messages.Pending, "", none},
 	{messages.Pending, Reset, nil, messages.Pending, "", clear(none)},
 	{messages.Pending, Reborn, nil, messages.Pending, "", queue},
+	{messages.Pending, Prepared, ifPreparing, messages.Pending, "waits for its pool", prepared},
+	{messages.Pending, PrepareFailed, ifPreparing, messages.Failed, "", prepareFailed},
 
 	// starting: resources claimed, process being made.
 	{messages.Starting, Spawned, nil, messages.Loading, "process started", loading},

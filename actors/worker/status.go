@@ -13,7 +13,7 @@ func (w *Worker) status() *messages.WorkerStatus {
 	s := &messages.WorkerStatus{
 		Name: l.Spec.Name, State: m.State, Since: m.Since, Reason: m.Reason, Attempt: m.Attempt, Pool: l.pool,
 		GPUs: l.gpus, Port: l.port, Model: l.Spec.Model, Engine: l.Spec.Engine, Progress: l.progress,
-		Heartbeat: messages.Heartbeat{Kind: l.beatKind, At: l.beat}, InFlight: m.InFlight,
+		Heartbeat: messages.Heartbeat{Kind: messages.BeatNone}, InFlight: m.InFlight, Ready: m.State.Ready(), Said: l.said, Live: l.pulse,
 		Restarts: messages.Restarts{Total: l.History.Total, Max: l.Spec.Restart.MaxRestarts,
 			InWindow: l.History.Failures.Count(w.host.Now(), l.Spec.Restart.Window.D())},
 		LastExit: l.lastExit, Labels: l.Spec.Labels, Command: l.Spec.Command, Source: l.Source,
@@ -24,6 +24,10 @@ func (w *Worker) status() *messages.WorkerStatus {
 	if m.Proc == ProcAlive && l.proc != nil {
 		s.PID = l.proc.PID()
 		s.StartedAt, s.ReadyAt = m.StartedAt, m.ReadyAt
+	}
+	if (m.State == messages.Draining || m.State == messages.Stopping) && !l.stopBy.IsZero() {
+		by := l.stopBy
+		s.StopBy = &by
 	}
 	if l.port != 0 {
 		s.URL = w.host.URL(l.port)

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -69,9 +70,15 @@ type (
 		leftovers int
 		tail      []string
 	}
-	readySeen struct {
+	sighted struct {
 		attempt messages.Attempt
-		err     error
+		serving bool
+		Sighting
+	}
+	preparing struct {
+		run      uint64
+		progress *messages.Progress // nil: it has ended
+		err      error
 	}
 	tick struct {
 		timer   Timer
@@ -85,7 +92,10 @@ type Worker struct {
 	life   *Life
 	host   Host
 	timers map[Timer]armedTimer
-	watch  context.CancelFunc
+	watch  context.CancelFunc // ends what watches the attempt
+	prep   context.CancelFunc // ends prepare
+	preps  uint64             // numbers its runs
+	native bool               // a worker that beats itself is watched as such
 }
 
 type armedTimer struct {
@@ -130,8 +140,10 @@ func (w *Worker) Receive(c actor.Context) {
 		w.exited(c, m)
 	case treeGone:
 		w.gone(c, m)
-	case readySeen:
-		w.readySeen(c, m)
+	case sighted:
+		w.sighted(c, m)
+	case preparing:
+		w.prepared(c, m)
 	case tick:
 		w.tick(c, m)
 	}
@@ -216,6 +228,7 @@ func (w *Worker) apply(c actor.Context, ev Event) error {
 		w.entered(before, next, ev)
 	}
 	fail := w.perform(c, fx)
+	w.watchIdle(c, before.State, next.State)
 	w.publish()
 	if next.State != before.State {
 		c.Send(c.Parent(), Changed{Worker: l.Spec.Name, State: next.State})
@@ -296,6 +309,9 @@ func (w *Worker) end(c actor.Context, m End) {
 }
 
 func (w *Worker) newSpec(c actor.Context, m NewSpec) {
+	if !slices.Equal(w.life.Spec.Prepare, m.Spec.Prepare) || w.life.Spec.Model != m.Spec.Model {
+		w.life.Machine.Prepare = len(m.Spec.Prepare) > 0
+	}
 	w.life.Spec = m.Spec
 	w.life.Machine.Policy = m.Spec.Restart.Policy
 	s := w.life.Machine.State
@@ -305,43 +321,6 @@ func (w *Worker) newSpec(c actor.Context, m NewSpec) {
 	}
 	w.publish()
 	w.answer(m.Reply, nil)
-}
-
-// callback takes a worker's own word. ready moves loading to idle, a heartbeat's
-// in_flight moves between idle and busy.
-func (w *Worker) callback(c actor.Context, m messages.Callback) {
-	l := w.life
-	if m.Attempt != l.Machine.Attempt {
-		w.answer(m.Reply, &messages.StaleError{Worker: l.Spec.Name, Got: m.Attempt, Current: l.Machine.Attempt})
-		return
-	}
-	var err error
-	switch m.Kind {
-	case messages.CallbackReady:
-		err = w.apply(c, Event{Kind: Ready, Attempt: m.Attempt})
-	case messages.CallbackHeartbeat:
-		l.beat, l.beatKind = w.host.Now(), "native"
-		if m.InFlight != nil && (l.Machine.State.Ready() || l.Machine.State == messages.Draining) {
-			err = w.apply(c, Event{Kind: InFlight, Attempt: m.Attempt, InFlight: *m.InFlight,
-				Drain: l.Spec.Stop.Drain.D(), Grace: l.Spec.Stop.Grace.D()})
-		}
-	case messages.CallbackProgress:
-		if l.Machine.State == messages.Loading {
-			l.progress = m.Progress
-		}
-	}
-	w.publish()
-	w.answer(m.Reply, err)
-}
-
-func (w *Worker) readySeen(c actor.Context, m readySeen) {
-	if m.err != nil {
-		w.quiet(c, Event{Kind: Fault, Attempt: m.attempt, Cause: messages.CauseReadyTimeout, Reason: m.err.Error(), Grace: w.life.Spec.Stop.Grace.D()})
-		return
-	}
-	if w.life.Machine.State == messages.Loading {
-		w.quiet(c, Event{Kind: Ready, Attempt: m.attempt})
-	}
 }
 
 func (w *Worker) tick(c actor.Context, m tick) {
@@ -364,7 +343,13 @@ func (w *Worker) tick(c actor.Context, m tick) {
 	case TimerSettle:
 		w.quiet(c, Event{Kind: Ready, Attempt: m.attempt})
 	case TimerReady:
-		w.quiet(c, Event{Kind: Fault, Attempt: m.attempt, Cause: messages.CauseReadyTimeout, Grace: grace,
-			Reason: "not ready within ready.timeout (" + w.life.Spec.Ready.Timeout.String() + ")"})
+		w.lateTick(c, m)
+	case TimerStall:
+		w.stallTick(c, m)
+	case TimerBeat:
+		w.beatTick(c, m)
+	case TimerIdle:
+		w.quiet(c, Event{Kind: Stop, Cause: messages.CauseEvicted, Grace: grace,
+			Reason: "nothing was in flight for idle_timeout (" + w.life.Spec.IdleTimeout.String() + ")"})
 	}
 }

@@ -1,32 +1,91 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
+	"context"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
-	"strings"
 	"time"
+
+	"github.com/rbee-hive/hive/worker"
 )
 
-// heartbeatAnswer is what hive says to a heartbeat.
-type heartbeatAnswer struct {
-	Drain bool `json:"drain"`
+// tellTimeout is for words that the load waits for: a hive that hangs must not
+// make a load much longer.
+const tellTimeout = 500 * time.Millisecond
+
+// contract is how the process speaks to hive; nil is a way not asked for.
+type contract struct {
+	any      *worker.Worker // whichever way there is, for words that have a flag of their own
+	http     *worker.Worker
+	notify   *worker.Worker
+	beats    *worker.Worker // one of these two, or none
+	progress []*worker.Worker
+}
+
+func (h *habits) contract() contract {
+	c := contract{any: worker.FromEnv()}
+	socket := os.Getenv("NOTIFY_SOCKET") != "" // else PreferNotify would be HTTP
+	byNotify := worker.FromEnv(worker.PreferNotify())
+	if h.notify && socket {
+		c.notify = byNotify
+	}
+	if h.callbacks {
+		c.http = worker.FromEnv()
+		c.beats = c.http
+		c.progress = append(c.progress, c.http)
+	} else if h.heartbeatsAsked {
+		c.beats = c.notify
+	}
+	if socket && (h.notifyProgress || c.beats != nil && c.beats == c.notify) {
+		c.progress = append(c.progress, byNotify)
+	}
+	return c
+}
+
+// tell says one thing and complains on stderr where it cannot.
+func tell(what string, say func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), tellTimeout)
+	defer cancel()
+	if err := say(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", what, err)
+	}
+}
+
+// tellLoading says what is said once, before the load.
+func (w *process) tellLoading() {
+	if w.status != "" {
+		tell("status", func(ctx context.Context) error { return w.hive.any.Status(ctx, w.status) })
+	}
+	if w.extend > 0 {
+		tell("extend", func(ctx context.Context) error { return w.hive.any.Extend(ctx, w.extend) })
+	}
+}
+
+func (w *process) tellProgress(done float64) {
+	for _, way := range w.hive.progress {
+		tell("progress", func(ctx context.Context) error { return way.Progress(ctx, "", done) })
+	}
 }
 
 // tellReady says that the worker is ready in every way asked for, and starts
 // the heartbeats.
-func (w *worker) tellReady() {
-	if w.notify {
-		notify("READY=1")
+func (w *process) tellReady() {
+	times := 1
+	if w.doubleReady {
+		times = 2
 	}
-	if !w.callbacks {
+	for range times {
+		for _, way := range []*worker.Worker{w.hive.notify, w.hive.http} {
+			if way == nil {
+				continue
+			}
+			if err := way.Ready(context.Background()); err != nil {
+				fmt.Fprintf(os.Stderr, "ready: %v\n", err)
+			}
+		}
+	}
+	if w.hive.beats == nil {
 		return
-	}
-	if _, err := w.post("ready"); err != nil {
-		fmt.Fprintf(os.Stderr, "callback ready: %v\n", err)
 	}
 	tick := time.NewTicker(w.heartbeatEvery)
 	for {
@@ -40,66 +99,35 @@ func (w *worker) tellReady() {
 	}
 }
 
-func (w *worker) beat() {
-	answer, err := w.post("heartbeat")
+func (w *process) beat() {
+	s := worker.Stats{InFlight: worker.Ptr(int(w.working()))}
+	if w.tokenRate > 0 {
+		s.TokensTotal = worker.Ptr(float64(w.tokens.Load()))
+	}
+	answer, err := w.hive.beats.Heartbeat(context.Background(), s)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "callback heartbeat: %v\n", err)
+		fmt.Fprintf(os.Stderr, "heartbeat: %v\n", err)
 		return
 	}
-	if answer.Drain && !w.refuseDrain && w.inFlight.Swap(0) > 0 {
+	if answer.Drain && !w.refuseDrain && !w.wedged.Load() && w.inFlight.Swap(0) > 0 {
 		fmt.Println("drained")
 		w.beatSoon()
 	}
 }
 
 // beatSoon asks for a heartbeat before its time.
-func (w *worker) beatSoon() {
+func (w *process) beatSoon() {
 	select {
 	case w.beatNow <- struct{}{}:
 	default:
 	}
 }
 
-// post sends one callback and returns hive's answer.
-func (w *worker) post(kind string) (heartbeatAnswer, error) {
-	var answer heartbeatAnswer
-	body := fmt.Sprintf(`{"attempt":%s,"in_flight":%d}`, w.attempt, w.inFlight.Load())
-	url := strings.TrimSuffix(os.Getenv("HIVE_URL"), "/") + "/v1/workers/" + os.Getenv("HIVE_WORKER") + "/" + kind
-	req, err := http.NewRequest(http.MethodPost, url, bytes.NewBufferString(body))
-	if err != nil {
-		return answer, err
+// working is how many requests are in flight: of a wedged worker, one at least.
+func (w *process) working() int64 {
+	n := w.inFlight.Load()
+	if w.wedged.Load() {
+		n = max(n, 1)
 	}
-	req.Header.Set("Authorization", "Bearer "+os.Getenv("HIVE_TOKEN"))
-	req.Header.Set("Content-Type", "application/json")
-	client := &http.Client{Timeout: 5 * time.Second}
-	resp, err := client.Do(req)
-	if err != nil {
-		return answer, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode >= 300 {
-		return answer, fmt.Errorf("hive answered %s", resp.Status)
-	}
-	_ = json.NewDecoder(resp.Body).Decode(&answer) // an empty answer is one too
-	return answer, nil
-}
-
-// notify sends one word to the service manager's socket. Source: sd_notify(3).
-func notify(word string) {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	if strings.HasPrefix(path, "@") {
-		path = "\x00" + path[1:]
-	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "notify: %v\n", err)
-		return
-	}
-	defer conn.Close()
-	if _, err := conn.Write([]byte(word)); err != nil {
-		fmt.Fprintf(os.Stderr, "notify: %v\n", err)
-	}
+	return n
 }

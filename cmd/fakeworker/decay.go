@@ -13,7 +13,7 @@ import (
 )
 
 // decay performs, at their time, the habits that come with age.
-func (w *worker) decay() {
+func (w *process) decay() {
 	if w.crashAfter > 0 {
 		time.AfterFunc(w.crashAfter, func() { w.crash("after " + w.crashAfter.String()) })
 	}
@@ -22,6 +22,16 @@ func (w *worker) decay() {
 			fmt.Println("hanging")
 			w.hanging.Store(true)
 		})
+	}
+	if w.wedgeAfter >= 0 {
+		time.AfterFunc(w.wedgeAfter, func() {
+			fmt.Println("wedged")
+			w.wedged.Store(true)
+			w.beatSoon()
+		})
+	}
+	if w.tokenRate > 0 {
+		go w.generate()
 	}
 	if w.crashEvery > 0 {
 		go func() {
@@ -38,6 +48,9 @@ func (w *worker) decay() {
 	if w.logLines > 0 {
 		go func() {
 			for n := 1; ; n++ {
+				if w.wedged.Load() {
+					return
+				}
 				fmt.Printf("line %d of attempt %s\n", n, w.attempt)
 				time.Sleep(time.Duration(float64(time.Second) / w.logLines))
 			}
@@ -45,8 +58,23 @@ func (w *worker) decay() {
 	}
 }
 
+// generate makes tokens twenty times a second while there is work.
+func (w *process) generate() {
+	const perSecond = 20
+	var made float64
+	for range time.Tick(time.Second / perSecond) {
+		if w.wedged.Load() {
+			return
+		}
+		if w.inFlight.Load() > 0 && !w.hanging.Load() {
+			made += w.tokenRate / perSecond
+			w.tokens.Store(int64(made))
+		}
+	}
+}
+
 // leakMemory takes touched memory twenty times a second.
-func (w *worker) leakMemory() {
+func (w *process) leakMemory() {
 	const perSecond = 20
 	var kept [][]byte
 	var total uint64
@@ -64,7 +92,7 @@ func (w *worker) leakMemory() {
 }
 
 // crash ends the process as the flags ask, unless they excuse it.
-func (w *worker) crash(why string) {
+func (w *process) crash(why string) {
 	if w.crashUnless != "" {
 		if _, err := os.Stat(w.crashUnless); err == nil {
 			return

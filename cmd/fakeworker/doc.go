@@ -5,6 +5,6 @@
 //
 // It is told everything by flags (see --help) and by the worker contract's
 // environment: HOST, PORT, HIVE_WORKER, HIVE_ATTEMPT, HIVE_URL, HIVE_TOKEN and
-// NOTIFY_SOCKET. Without flags it is a good worker: it listens, is healthy at
-// once and exits 0 on SIGTERM.
+// NOTIFY_SOCKET. It speaks to hive through package worker. Without flags it is a
+// good worker: it listens, is healthy at once and exits 0 on SIGTERM.
 package main

@@ -24,12 +24,16 @@ type habits struct {
 	loadStallAt float64
 	sayReady    string
 	notify      bool
+	doubleReady bool
+	extend      time.Duration
+	status      string
 
 	// Serving.
 	host, port string
 	noListen   bool
 	bindFail   bool
 	inFlight   int64
+	tokenRate  float64 // per second
 	logLines   float64
 	say        words
 
@@ -44,12 +48,13 @@ type habits struct {
 	signalSelf    string
 
 	// Hanging.
-	hang      time.Duration
-	lie       bool
-	leak      string
-	leakMax   string
-	leakBytes uint64
-	leakLimit uint64
+	hang       time.Duration
+	wedgeAfter time.Duration
+	lie        bool
+	leak       string
+	leakMax    string
+	leakBytes  uint64
+	leakLimit  uint64
 
 	// Ending.
 	ignoreTerm  bool
@@ -68,9 +73,11 @@ type habits struct {
 	role           string
 
 	// Callbacks.
-	callbacks      bool
-	heartbeatEvery time.Duration
-	muteAfter      time.Duration
+	callbacks       bool
+	notifyProgress  bool
+	heartbeatEvery  time.Duration
+	heartbeatsAsked bool // heartbeatEvery was written, and is no default
+	muteAfter       time.Duration
 }
 
 // words collects a flag that may be given several times.
@@ -102,7 +109,10 @@ func parse(args []string, out io.Writer) (habits, error) {
 	fs.DurationVar(&h.load, add("load"), 0, "be loading for this long: /health says 503, stdout gets `progress 0.42` lines")
 	fs.Float64Var(&h.loadStallAt, add("load-stall-at"), -1, "stop loading for good at this fraction, such as 0.6")
 	fs.StringVar(&h.sayReady, add("say-ready"), "server is listening", "the line printed when ready")
-	fs.BoolVar(&h.notify, add("notify"), false, "send READY=1 to NOTIFY_SOCKET when ready")
+	fs.BoolVar(&h.notify, add("notify"), false, "send READY=1 to NOTIFY_SOCKET when ready; with --heartbeat-every and without --callbacks, heartbeats and progress too")
+	fs.BoolVar(&h.doubleReady, add("double-ready"), false, "say that it is ready twice, in every way it says it at all")
+	fs.DurationVar(&h.extend, add("extend"), 0, "ask hive once, at the start, for this long to load")
+	fs.StringVar(&h.status, add("status"), "", "send this text as STATUS= to NOTIFY_SOCKET at the start")
 
 	section("Serving")
 	fs.StringVar(&h.host, add("host"), or(os.Getenv("HOST"), "127.0.0.1"), "address to listen on")
@@ -110,6 +120,7 @@ func parse(args []string, out io.Writer) (habits, error) {
 	fs.BoolVar(&h.noListen, add("no-listen"), false, "listen on no port although there is one")
 	fs.BoolVar(&h.bindFail, add("bind-fail"), false, "say that the port is in use and exit 1")
 	fs.Int64Var(&h.inFlight, add("in-flight"), 0, "requests in flight from ready on; POST /in-flight?n=3 changes it")
+	fs.Float64Var(&h.tokenRate, add("tokens"), 0, "tokens per second while a request is in flight, in heartbeats and /metrics")
 	fs.Float64Var(&h.logLines, add("log-lines"), 0, "numbered log lines per second on stdout")
 	fs.Var(&h.say, add("say"), "print this line on stderr at the start; may be given again")
 
@@ -125,6 +136,7 @@ func parse(args []string, out io.Writer) (habits, error) {
 
 	section("Hanging and leaking")
 	fs.DurationVar(&h.hang, add("hang"), never, "stop answering requests after this long")
+	fs.DurationVar(&h.wedgeAfter, add("wedge-after"), never, "after this long have a request in flight and do nothing: no token, no log line, /health goes on")
 	fs.BoolVar(&h.lie, add("lie"), false, "go on saying 200 on /health while hanging or stalled")
 	fs.StringVar(&h.leak, add("leak-memory"), "", "take memory at this rate, such as 10MiB/s")
 	fs.StringVar(&h.leakMax, add("leak-max"), "1GiB", "the most that --leak-memory takes")
@@ -145,7 +157,8 @@ func parse(args []string, out io.Writer) (habits, error) {
 	fs.StringVar(&h.mark, add("mark"), "", "a word that the offspring carries on its command line, to be found by")
 
 	section("Callbacks")
-	fs.BoolVar(&h.callbacks, add("callbacks"), false, "POST ready and heartbeats to HIVE_URL")
+	fs.BoolVar(&h.callbacks, add("callbacks"), false, "POST ready, heartbeats and the progress of the load to HIVE_URL")
+	fs.BoolVar(&h.notifyProgress, add("notify-progress"), false, "send X_HIVE_PROGRESS to NOTIFY_SOCKET while loading")
 	fs.DurationVar(&h.heartbeatEvery, add("heartbeat-every"), time.Second, "time between heartbeats")
 	fs.DurationVar(&h.muteAfter, add("mute-after"), never, "send no heartbeat after this long")
 
@@ -161,6 +174,7 @@ func parse(args []string, out io.Writer) (habits, error) {
 	case fs.NArg() > 0:
 		return h, fmt.Errorf("%q is no flag; write --help to see them", fs.Arg(0))
 	}
+	fs.Visit(func(f *flag.Flag) { h.heartbeatsAsked = h.heartbeatsAsked || f.Name == "heartbeat-every" })
 	return h, h.check()
 }
 
@@ -171,6 +185,9 @@ func (h *habits) check() (err error) {
 	}
 	if h.crashChance < 0 || h.crashChance > 1 {
 		return fmt.Errorf("--crash-chance %g is out of bounds; write a number from 0 to 1", h.crashChance)
+	}
+	if !(h.tokenRate >= 0) {
+		return fmt.Errorf("--tokens %g is out of bounds; write a number of tokens per second", h.tokenRate)
 	}
 	if h.heartbeatEvery <= 0 {
 		return fmt.Errorf("--heartbeat-every %s is too short; write a duration such as 1s", h.heartbeatEvery)

@@ -11,17 +11,19 @@ import (
 	"time"
 )
 
-// worker is the running process. Its fields are set before the goroutines
+// process is the running worker. Its fields are set before the goroutines
 // start; what changes later is atomic.
-type worker struct {
+type process struct {
 	habits
 	started  time.Time
 	attempt  string
 	ready    atomic.Bool
 	hanging  atomic.Bool
+	wedged   atomic.Bool
 	progress atomic.Int64 // of the load, in thousandths
 	inFlight atomic.Int64
 	tokens   atomic.Int64
+	hive     contract
 	beatNow  chan struct{} // a heartbeat is due before its time
 }
 
@@ -38,12 +40,12 @@ func main() {
 		beOffspring(h)
 		return
 	}
-	w := &worker{habits: h, started: time.Now(), attempt: or(os.Getenv("HIVE_ATTEMPT"), "0"), beatNow: make(chan struct{}, 1)}
+	w := &process{habits: h, started: time.Now(), attempt: or(os.Getenv("HIVE_ATTEMPT"), "0"), hive: h.contract(), beatNow: make(chan struct{}, 1)}
 	w.run()
 }
 
 // run lives the process's life; it ends by os.Exit or by a signal.
-func (w *worker) run() {
+func (w *process) run() {
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	fmt.Printf("fakeworker pid %d attempt %s\n", os.Getpid(), w.attempt)
@@ -69,23 +71,30 @@ func (w *worker) run() {
 }
 
 // becomeReady loads, with progress, and is ready afterwards.
-func (w *worker) becomeReady() {
+func (w *process) becomeReady() {
 	const steps = 50
+	w.tellLoading()
+	began := time.Now()
+	loads := w.load > 0 || w.loadStallAt >= 0
 	for i := range steps {
-		if w.load <= 0 && w.loadStallAt < 0 {
+		if !loads {
 			break
 		}
 		done := float64(i) / steps
 		w.progress.Store(int64(done * 1000))
 		fmt.Printf("progress %.2f\n", done)
+		w.tellProgress(done)
 		if w.loadStallAt >= 0 && done >= w.loadStallAt {
 			fmt.Println("load stalled")
 			select {}
 		}
-		time.Sleep(w.load / steps)
+		time.Sleep(time.Until(began.Add(w.load * time.Duration(i+1) / steps)))
 	}
 	w.progress.Store(1000)
 	fmt.Println("progress 1.00")
+	if loads {
+		w.tellProgress(1)
+	}
 	w.inFlight.Store(w.habits.inFlight)
 	w.ready.Store(true)
 	fmt.Println(w.sayReady)

@@ -22,7 +22,7 @@ const (
 const portFD = 3
 
 // spawnOffspring starts what the flags ask for and prints the pids.
-func (w *worker) spawnOffspring(l net.Listener) {
+func (w *process) spawnOffspring(l net.Listener) {
 	if w.grandchild {
 		cmd := w.self(roleGrandchild)
 		if t, ok := l.(*net.TCPListener); ok {
@@ -52,7 +52,7 @@ func (w *worker) spawnOffspring(l net.Listener) {
 	}
 }
 
-func (w *worker) self(role string) *exec.Cmd {
+func (w *process) self(role string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", "--as", role, "--offspring-life", w.offspringLife.String(),
 		"--mark", w.mark, fmt.Sprintf("--clear-env=%t", w.clearEnv), fmt.Sprintf("--hold-stdout=%t", w.holdStdout))
 	cmd.Args[0] = "fakeworker"
@@ -66,7 +66,7 @@ func (w *worker) self(role string) *exec.Cmd {
 	return cmd
 }
 
-func (w *worker) start(cmd *exec.Cmd) {
+func (w *process) start(cmd *exec.Cmd) {
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintf(os.Stderr, "start %s: %v\n", cmd.Path, err)
 		os.Exit(70)
@@ -76,7 +76,7 @@ func (w *worker) start(cmd *exec.Cmd) {
 // beOffspring is main for a process that fakeworker started itself.
 func beOffspring(h habits) {
 	if h.role == roleBetween {
-		w := &worker{habits: h}
+		w := &process{habits: h}
 		cmd := w.self(roleDaemon)
 		if h.holdStdout {
 			cmd.Stdout = os.Stderr // its own stdout is where the pid goes

@@ -11,7 +11,7 @@ import (
 
 // listen opens the port and serves. It returns nil where there is no port, and
 // ends the process, as engines do, where the port cannot be had.
-func (w *worker) listen() net.Listener {
+func (w *process) listen() net.Listener {
 	if w.port == "" || w.port == "0" || w.noListen {
 		return nil
 	}
@@ -39,7 +39,7 @@ func (w *worker) listen() net.Listener {
 }
 
 // honest keeps a request waiting while the worker hangs.
-func (w *worker) honest(next http.HandlerFunc) http.HandlerFunc {
+func (w *process) honest(next http.HandlerFunc) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		if w.hanging.Load() {
 			<-r.Context().Done()
@@ -49,7 +49,7 @@ func (w *worker) honest(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-func (w *worker) health(rw http.ResponseWriter, r *http.Request) {
+func (w *process) health(rw http.ResponseWriter, r *http.Request) {
 	if w.hanging.Load() && !w.lie {
 		<-r.Context().Done()
 		return
@@ -63,25 +63,26 @@ func (w *worker) health(rw http.ResponseWriter, r *http.Request) {
 	fmt.Fprint(rw, `{"status":"ok"}`)
 }
 
-func (w *worker) slots(rw http.ResponseWriter, _ *http.Request) {
+func (w *process) slots(rw http.ResponseWriter, _ *http.Request) {
 	rw.Header().Set("Content-Type", "application/json")
 	fmt.Fprint(rw, "[")
-	for i := range max(w.inFlight.Load(), 1) {
+	busy := w.working()
+	for i := range max(busy, 1) {
 		if i > 0 {
 			fmt.Fprint(rw, ",")
 		}
-		fmt.Fprintf(rw, `{"id":%d,"is_processing":%t}`, i, i < w.inFlight.Load())
+		fmt.Fprintf(rw, `{"id":%d,"is_processing":%t}`, i, i < busy)
 	}
 	fmt.Fprint(rw, "]")
 }
 
-func (w *worker) metrics(rw http.ResponseWriter, _ *http.Request) {
+func (w *process) metrics(rw http.ResponseWriter, _ *http.Request) {
 	rw.Header().Set("Content-Type", "text/plain; version=0.0.4")
 	fmt.Fprintf(rw, "llamacpp:requests_processing %d\nllamacpp:requests_deferred 0\nllamacpp:tokens_predicted_total %d\n",
-		w.inFlight.Load(), w.tokens.Load())
+		w.working(), w.tokens.Load())
 }
 
-func (w *worker) setInFlight(rw http.ResponseWriter, r *http.Request) {
+func (w *process) setInFlight(rw http.ResponseWriter, r *http.Request) {
 	n, err := strconv.ParseInt(r.URL.Query().Get("n"), 10, 32)
 	if err != nil || n < 0 {
 		http.Error(rw, "n is not a number of requests; write /in-flight?n=3", http.StatusBadRequest)
@@ -92,8 +93,8 @@ func (w *worker) setInFlight(rw http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(rw, "%d\n", n)
 }
 
-func (w *worker) echo(rw http.ResponseWriter, _ *http.Request) {
+func (w *process) echo(rw http.ResponseWriter, _ *http.Request) {
 	rw.Header().Set("Content-Type", "application/json")
 	fmt.Fprintf(rw, `{"pid":%d,"worker":%q,"attempt":%s,"in_flight":%d,"uptime_seconds":%.3f}`+"\n",
-		os.Getpid(), os.Getenv("HIVE_WORKER"), w.attempt, w.inFlight.Load(), time.Since(w.started).Seconds())
+		os.Getpid(), os.Getenv("HIVE_WORKER"), w.attempt, w.working(), time.Since(w.started).Seconds())
 }
