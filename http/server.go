@@ -163,13 +163,7 @@ func (s *Server) routes() *router.Router {
 func (s *Server) wrap(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(c *fasthttp.RequestCtx) {
 		start := time.Now()
-		id := string(c.Request.Header.Peek("X-Request-Id"))
-		if !printable(id) {
-			var b [8]byte
-			_, _ = rand.Read(b[:])
-			id = hex.EncodeToString(b[:])
-		}
-		c.Response.Header.Set("X-Request-Id", id)
+		id := requestID(c)
 		head := c.IsHead()
 		if head {
 			c.Request.Header.SetMethod(fasthttp.MethodGet)
@@ -203,6 +197,18 @@ func (s *Server) wrap(next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	}
 }
 
+// requestID takes the caller's id or makes one, and puts it into the answer.
+func requestID(c *fasthttp.RequestCtx) string {
+	id := string(c.Request.Header.Peek("X-Request-Id"))
+	if !printable(id) {
+		var b [8]byte
+		_, _ = rand.Read(b[:])
+		id = hex.EncodeToString(b[:])
+	}
+	c.Response.Header.Set("X-Request-Id", id)
+	return id
+}
+
 func printable(id string) bool {
 	if id == "" || len(id) > 128 {
 		return false
@@ -230,7 +236,7 @@ func (s *Server) allowed(c *fasthttp.RequestCtx) bool {
 	if c.IsGet() && s.opt.ReadOnlyWithoutToken {
 		return true
 	}
-	if c.IsPost() && (strings.HasSuffix(path, "/ready") || strings.HasSuffix(path, "/heartbeat") || strings.HasSuffix(path, "/progress") || strings.HasSuffix(path, "/state")) {
+	if c.IsPost() && ofWorker(path) {
 		return true
 	}
 	if subtle.ConstantTimeCompare([]byte(bearer(c)), []byte(s.opt.Token)) == 1 {
@@ -241,6 +247,13 @@ func (s *Server) allowed(c *fasthttp.RequestCtx) bool {
 	return false
 }
 
+// ofWorker reports whether path is a worker's callback.
+func ofWorker(path string) bool {
+	rest, ok := strings.CutPrefix(path, "/v1/workers/")
+	name, kind, _ := strings.Cut(rest, "/")
+	return ok && name != "" && (kind == "ready" || kind == "heartbeat" || kind == "progress" || kind == "state")
+}
+
 func bearer(c *fasthttp.RequestCtx) string {
 	t, _ := strings.CutPrefix(string(c.Request.Header.Peek("Authorization")), "Bearer ")
 	return t
@@ -248,6 +261,7 @@ func bearer(c *fasthttp.RequestCtx) string {
 
 // broken answers what fasthttp refuses before any route.
 func (s *Server) broken(c *fasthttp.RequestCtx, err error) {
+	requestID(c)
 	var small *fasthttp.ErrSmallBuffer
 	switch {
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):

@@ -40,7 +40,9 @@ type Record struct {
 	Reason   string
 	Lives    []*worker.Life // in the order they were declared
 
-	afresh bool // the pool is being restarted for its workers' sake
+	outlet supervision.Outlet // for its timer
+	afresh bool               // the pool is being restarted for its workers' sake
+	ending *EndAll            // the shutdown under way; nil when there is none
 }
 
 // Messages between a pool and the root.
@@ -90,17 +92,18 @@ type slot struct {
 	since    time.Time
 	loading  bool
 	removing bool
+	givenUp  bool // its actor panicked too often and is not restarted
 }
 
 // Pool is the actor.
 type Pool struct {
-	rec    *Record
-	host   Host
-	slots  map[messages.WorkerID]*slot
-	byPID  map[string]*slot
-	order  []messages.WorkerID
-	ending bool
-	retry  func() // stops the timer that looks again for ports
+	rec   *Record
+	host  Host
+	slots map[messages.WorkerID]*slot
+	byPID map[string]*slot
+	order []messages.WorkerID
+	down  bool   // this incarnation is over, its children are told to stop
+	retry func() // stops the timer that looks again for ports
 }
 
 // Props makes the actor's props for a record.
@@ -119,7 +122,14 @@ func (lookAgain) IgnoreDeadLetterLogging() {}
 func (p *Pool) Receive(c actor.Context) {
 	switch m := c.Message().(type) {
 	case *actor.Started:
+		self, top := c.Self(), c.ActorSystem().Root
+		p.rec.outlet.Set(func(m any) { top.Send(self, m) })
 		for _, life := range p.rec.Lives {
+			if life.Abandoned {
+				p.slots[life.Spec.Name] = &slot{life: life, spec: life.Spec, state: messages.Failed, givenUp: true}
+				p.order = append(p.order, life.Spec.Name)
+				continue
+			}
 			life.Interrupt("its pool was restarted")
 			if p.rec.afresh {
 				life.Afresh()
@@ -128,19 +138,32 @@ func (p *Pool) Receive(c actor.Context) {
 		}
 		p.rec.afresh = false
 		p.publish()
+		if p.rec.ending != nil {
+			p.endAll(c)
+		}
 	case *actor.Restarting, *actor.Stopping:
+		p.down = true
+		if _, forGood := m.(*actor.Stopping); forGood {
+			p.rec.outlet.Set(nil)
+		}
 		p.stopRetry()
 	case *actor.Terminated:
 		p.terminated(c, m)
 	case Add:
 		p.rec.Lives = append(p.rec.Lives, m.Life)
+		if p.down { // the next incarnation spawns it; a child of a stopping parent is never told to stop
+			answer(m.Reply, nil)
+			return
+		}
 		p.spawn(c, m.Life)
 		p.publish()
 		answer(m.Reply, nil)
 	case Remove:
 		p.remove(c, m)
 	case Change:
-		if s := p.slots[m.Worker]; s != nil {
+		if s := p.slots[m.Worker]; s != nil && s.givenUp {
+			p.forward(c, m.Worker, m, m.Reply)
+		} else if s != nil {
 			s.spec = m.Spec
 			c.Send(s.pid, m.NewSpec)
 		}
@@ -182,10 +205,18 @@ func (p *Pool) Receive(c actor.Context) {
 		p.rec.Account.Degraded, p.rec.Reason = true, m.Reason
 		p.publish()
 	case EndAll:
-		p.ending = true
-		for _, s := range p.slots {
-			c.Send(s.pid, worker.End{Cause: messages.CauseShutdown, Now: m.Now})
+		p.rec.ending = &m
+		p.endAll(c)
+	}
+}
+
+func (p *Pool) endAll(c actor.Context) {
+	for id, s := range p.slots {
+		if s.givenUp {
+			c.Send(c.Parent(), Moved{Worker: id, State: messages.Stopped})
+			continue
 		}
+		c.Send(s.pid, worker.End{Cause: messages.CauseShutdown, Now: p.rec.ending.Now})
 	}
 }
 
@@ -201,7 +232,11 @@ func (p *Pool) forward(c actor.Context, id messages.WorkerID, m any, reply chan<
 		answer(reply, fmt.Errorf("worker %s: %w", id, messages.ErrUnknownWorker))
 		return
 	}
-	if d, ok := m.(messages.DoWorker); ok && p.ending && (d.Verb == messages.VerbStart || d.Verb == messages.VerbRestart || d.Verb == messages.VerbReset) {
+	if s.givenUp {
+		answer(reply, fmt.Errorf("worker %s was given up after too many failures of hive's own actor; remove it and create it again: %w", id, messages.ErrIllegal))
+		return
+	}
+	if d, ok := m.(messages.DoWorker); ok && p.rec.ending != nil && (d.Verb == messages.VerbStart || d.Verb == messages.VerbRestart || d.Verb == messages.VerbReset) {
 		answer(reply, messages.ErrShuttingDown)
 		return
 	}
@@ -232,6 +267,10 @@ func (p *Pool) remove(c actor.Context, m Remove) {
 	}
 	s.removing = true
 	answer(m.Reply, nil)
+	if s.givenUp {
+		p.forget(c, s)
+		return
+	}
 	c.Send(s.pid, worker.End{Cause: messages.CauseStoppedByUser})
 }
 
@@ -252,12 +291,26 @@ func (p *Pool) terminated(c actor.Context, m *actor.Terminated) {
 	if s == nil {
 		return
 	}
-	name := s.spec.Name
 	delete(p.byPID, m.Who.Id)
-	delete(p.slots, name)
-	if !s.removing {
-		return // its actor was given up; the last status stays in view
+	switch {
+	case s.removing:
+		p.forget(c, s)
+	case s.givenUp:
+		s.waiting, s.loading = false, false
+		p.host.ReleasePort(s.spec.Name)
+		p.host.Publish(s.life.GivenUp(p.host))
+		c.Send(c.Parent(), Moved{Worker: s.spec.Name, State: messages.Failed})
+		if p.rec.ending != nil {
+			p.endAll(c)
+		}
+		p.admit(c)
 	}
+}
+
+// forget drops a worker whose actor has ended.
+func (p *Pool) forget(c actor.Context, s *slot) {
+	name := s.spec.Name
+	delete(p.slots, name)
 	p.rec.Lives = slices.DeleteFunc(p.rec.Lives, func(l *worker.Life) bool { return l == s.life })
 	p.order = slices.DeleteFunc(p.order, func(id messages.WorkerID) bool { return id == name })
 	p.host.ReleasePort(name)
@@ -275,7 +328,7 @@ const lookEvery = time.Second
 // admit grants resources to whoever waits, by priority and then by time. A
 // worker that does not fit is told why.
 func (p *Pool) admit(c actor.Context) {
-	if p.ending {
+	if p.rec.ending != nil {
 		return
 	}
 	var waiting []*slot
@@ -322,8 +375,7 @@ func (p *Pool) admit(c actor.Context) {
 		c.Send(s.pid, worker.Granted{Ticket: s.ticket, Port: port, GPUs: gpus, Pool: p.rec.ID})
 	}
 	if portless && p.retry == nil {
-		self, root := c.Self(), c.ActorSystem().Root
-		p.retry = p.host.AfterFunc(lookEvery, func() { root.Send(self, lookAgain{}) })
+		p.retry = p.host.AfterFunc(lookEvery, func() { p.rec.outlet.Send(lookAgain{}) })
 	}
 }
 

@@ -24,6 +24,9 @@ const (
 // restarted at once: the new incarnation waits out the delay, or sits in
 // crashloop, with a live mailbox. Only then does a crash loop escalate.
 func (p *Pool) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, message any) {
+	if p.down {
+		return // the child has its Stop; a Restart after it would bring a second incarnation to life
+	}
 	s := p.byPID[child.Id]
 	if s == nil {
 		supervision.Apply(sup, child, supervision.Stop, nil, message)
@@ -55,7 +58,8 @@ func (p *Pool) bug(sup actor.Supervisor, s *slot, child *actor.PID, err error, m
 	p.host.Emit(messages.Event{Type: messages.WorkerPanic, At: p.host.Now(), Worker: life.Spec.Name, Pool: p.rec.ID,
 		Attempt: life.Machine.Attempt, Reason: fmt.Sprintf("a bug in hive, please report it: %v (%d of %d allowed in %s)", err, n, maxBugs, bugPeriod)})
 	if n > maxBugs {
-		supervision.Apply(sup, child, supervision.Stop, err, message)
+		s.givenUp, life.Abandoned = true, true // its siblings and the pool are sound: nothing to escalate
+		supervision.Apply(sup, child, supervision.Stop, nil, message)
 		return
 	}
 	life.Interrupt("hive's own actor failed: " + err.Error())

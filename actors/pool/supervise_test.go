@@ -122,7 +122,6 @@ func TestFivePanicsAreForgiven(t *testing.T) {
 }
 
 func TestASixthPanicGivesTheActorUp(t *testing.T) {
-	t.Skip("bug: the sixth panic is escalated as if the pool had failed, so the pool is restarted, the worker comes back and its healthy siblings are ended")
 	tr := grow(t)
 	tr.CreateIdle(actorstest.Spec("w"), actorstest.Spec("sibling"))
 	panics(tr, "w", 6)
@@ -192,7 +191,6 @@ func TestAPanicOfThePool(t *testing.T) {
 // TestPanicsOfThePoolFailTheRoot: the fourth within a minute restarts the root,
 // and with it every pool.
 func TestPanicsOfThePoolFailTheRoot(t *testing.T) {
-	t.Skip("bug: a restarted root reads its workers' lives after it has started their pools, a data race")
 	tr := actorstest.Grow(t, actorstest.Record(messages.PoolCPU), actorstest.Record("gpu-0"))
 	t.Cleanup(tr.Fell)
 	onGPU := actorstest.Spec("far")
@@ -232,7 +230,6 @@ func TestPanicsOfThePoolMoreThanAMinuteApartStayInThePool(t *testing.T) {
 }
 
 func TestAPanicOfThePoolWhileItJudgesAFailure(t *testing.T) {
-	t.Skip("bug: a pool that is being restarted still restarts children that it has told to stop, so one life gets two incarnations, a data race")
 	tr := grow(t)
 	tr.CreateIdle(actorstest.Spec("w"), actorstest.Spec("sibling"))
 	tr.Trap("emit", 1, func(a any) bool {
@@ -283,7 +280,6 @@ func TestAPanicOfThePoolDoesNotLoseAShutdown(t *testing.T) {
 }
 
 func TestNoLateProcessOfAWorkerWithoutAnActor(t *testing.T) {
-	t.Skip("bug: a process that is still being made when its actor is stopped for good is leaked")
 	tr := grow(t)
 	release := tr.HoldLaunch("w")
 	defer release()

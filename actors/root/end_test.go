@@ -35,7 +35,6 @@ func onGPU(id messages.WorkerID) messages.WorkerSpec {
 }
 
 func TestTheFourthFailureOfTheRootIsFatalOnce(t *testing.T) {
-	t.Skip("bug: a restarted root reads its workers' lives after it has started their pools, a data race")
 	tr := grow(t)
 	tr.Behave("stubborn", actorstest.Stubborn)
 	tr.CreateIdle(actorstest.Spec("w"), actorstest.Spec("stubborn"), onGPU("far"))
@@ -70,7 +69,6 @@ func TestTheFourthFailureOfTheRootIsFatalOnce(t *testing.T) {
 }
 
 func TestFailuresOfTheRootThatAreFarApartAreForgiven(t *testing.T) {
-	t.Skip("bug: a restarted root reads its workers' lives after it has started their pools, a data race")
 	tr := grow(t)
 	tr.CreateIdle(actorstest.Spec("w"))
 	for range 6 {
@@ -206,7 +204,6 @@ func TestShutdownOfWorkersThatDoNotRun(t *testing.T) {
 }
 
 func TestAPanicOfTheRootDoesNotLoseAShutdown(t *testing.T) {
-	t.Skip("bug: a root that is restarted forgets that it was ending, so the shutdown is never over")
 	tr := grow(t)
 	tr.Behave("slow", actorstest.Stubborn)
 	tr.CreateIdle(actorstest.Spec("slow"), actorstest.Spec("quick"))

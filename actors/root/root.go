@@ -30,18 +30,20 @@ type Host interface {
 type Book struct {
 	Pools []*pool.Record
 	bugs  map[messages.PoolID]*supervision.Window
+
+	ending *ending // the shutdown under way; nil when there is none
 }
 
 // Root is the actor.
 type Root struct {
+	down   bool // this incarnation is over, its pools are told to stop
 	book   *Book
 	host   Host
 	pids   map[messages.PoolID]*actor.PID
 	where  map[messages.WorkerID]messages.PoolID
 	lives  map[messages.WorkerID]*declared
 	after  map[messages.WorkerID]messages.WorkerSpec // to be created again once removed
-	ending *ending
-	needed map[string]bool // names somebody depends on; nil when it must be worked out anew
+	needed map[string]bool                           // names somebody depends on; nil when it must be worked out anew
 }
 
 // declared is the root's own copy of what it asked for; a Life is its worker's.
@@ -74,6 +76,8 @@ func (r *Root) Receive(c actor.Context) {
 	switch m := c.Message().(type) {
 	case *actor.Started:
 		r.started(c)
+	case *actor.Restarting, *actor.Stopping:
+		r.down = true
 	case messages.ApplyConfig:
 		r.applyConfig(c, m)
 	case messages.CreateWorker:
@@ -98,17 +102,20 @@ func (r *Root) Receive(c actor.Context) {
 }
 
 func (r *Root) started(c actor.Context) {
+	for _, rec := range r.book.Pools { // before any actor may touch the lives
+		for _, l := range rec.Lives {
+			r.where[l.Spec.Name] = rec.ID
+			r.lives[l.Spec.Name] = &declared{spec: l.Spec, source: l.Source, state: l.Machine.State}
+		}
+	}
 	for _, rec := range r.book.Pools {
 		pid, err := c.SpawnNamed(pool.Props(rec, r.host), "pool-"+string(rec.ID))
 		if err != nil {
 			panic(fmt.Errorf("spawn pool actor %s: %w", rec.ID, err))
 		}
 		r.pids[rec.ID] = pid
-		for _, l := range rec.Lives {
-			r.where[l.Spec.Name] = rec.ID
-			r.lives[l.Spec.Name] = &declared{spec: l.Spec, source: l.Source, state: l.Machine.State}
-		}
 	}
+	r.progress(c) // a shutdown goes on where the predecessor left it
 }
 
 func reply(to chan<- messages.Reply, m messages.Reply) {
@@ -161,7 +168,11 @@ func (r *Root) place(s messages.WorkerSpec) (messages.PoolID, error) {
 }
 
 func (r *Root) create(c actor.Context, m messages.CreateWorker) {
-	if r.ending != nil {
+	if r.down {
+		fail(m.Reply, messages.ErrBusy)
+		return
+	}
+	if r.book.ending != nil {
 		fail(m.Reply, messages.ErrShuttingDown)
 		return
 	}
@@ -225,7 +236,7 @@ func (r *Root) change(c actor.Context, m messages.ChangeWorker) {
 // applyConfig makes the workers that the file declares equal to the new file.
 // Workers made by the API are not the file's and stay as they are.
 func (r *Root) applyConfig(c actor.Context, m messages.ApplyConfig) {
-	if r.ending != nil {
+	if r.book.ending != nil {
 		fail(m.Reply, messages.ErrShuttingDown)
 		return
 	}
@@ -347,8 +358,8 @@ func (r *Root) neededBy(id messages.WorkerID) bool {
 
 // shutdown ends every worker at once; progress tells when all are through.
 func (r *Root) shutdown(c actor.Context, m messages.Shutdown) {
-	if r.ending == nil {
-		r.ending = &ending{total: len(r.lives), told: -1}
+	if r.book.ending == nil {
+		r.book.ending = &ending{total: len(r.lives), told: -1}
 		clear(r.after)
 		r.host.Emit(messages.Event{Type: messages.HiveStopping, At: r.host.Now(), Reason: m.Reason, Total: len(r.lives)})
 	}
@@ -359,7 +370,7 @@ func (r *Root) shutdown(c actor.Context, m messages.Shutdown) {
 }
 
 func (r *Root) progress(_ actor.Context) {
-	e := r.ending
+	e := r.book.ending
 	if e == nil || e.over {
 		return
 	}

@@ -22,6 +22,9 @@ const (
 // HandleFailure implements actor.SupervisorStrategy for the pools; it runs in
 // the root's own goroutine.
 func (r *Root) HandleFailure(_ *actor.ActorSystem, sup actor.Supervisor, child *actor.PID, _ *actor.RestartStatistics, reason, message any) {
+	if r.down {
+		return // the pool has its Stop; a Restart after it would bring a second incarnation to life
+	}
 	id := messages.PoolID(child.Id[strings.LastIndex(child.Id, "/")+1:])
 	id = messages.PoolID(strings.TrimPrefix(string(id), "pool-"))
 	err := supervision.AsError(reason)

@@ -420,6 +420,13 @@ func decided(m *Machine, _ Event, _ time.Time) []Effect {
 	return nil
 }
 
+func rebornDraining(m *Machine, ev Event, now time.Time) []Effect {
+	if m.Want == WantNothing {
+		m.Want = WantStopped // a drain by request ends stopped
+	}
+	return reborn(m, ev, now)
+}
+
 // reborn: a new incarnation after a panic ends whatever its predecessor left.
 func reborn(m *Machine, ev Event, now time.Time) []Effect {
 	if m.Cause == messages.CauseNone {

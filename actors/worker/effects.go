@@ -33,7 +33,7 @@ func (w *Worker) perform(c actor.Context, fx []Effect) (fail bool) {
 			w.disarm(TimerSettle)
 			c.Send(c.Parent(), Loaded{Worker: l.Spec.Name})
 		case DoPrepare:
-			w.prepare(c)
+			w.prepare()
 		case DoUnprepare:
 			w.unprepare()
 		case DoStartProcess:
@@ -81,10 +81,13 @@ func (w *Worker) problem(act string, err error) {
 // making is an attempt's process on its way: it outlives the incarnation that
 // asked for it, and reports to whichever is there.
 type making struct {
+	attempt messages.Attempt
+
 	mu     sync.Mutex // guards the rest
 	report func(any)
 	start  *spawned
 	end    *procExited
+	orphan bool // the actor was stopped for good, and no other has come
 }
 
 func (m *making) tell(start *spawned, end *procExited) {
@@ -92,6 +95,9 @@ func (m *making) tell(start *spawned, end *procExited) {
 	defer m.mu.Unlock()
 	if start != nil {
 		m.start = start
+		if m.orphan && start.err == nil {
+			_ = start.proc.KillTree() // nobody is there to end it
+		}
 		m.report(*start)
 	}
 	if end != nil {
@@ -105,13 +111,21 @@ func (m *making) tell(start *spawned, end *procExited) {
 func (m *making) adopt(report func(any)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.report = report
+	m.report, m.orphan = report, false
 	if m.start != nil {
 		report(*m.start)
 	}
 	if m.end != nil {
 		report(*m.end)
 	}
+}
+
+// abandon makes sure that a process which is still on its way does not outlive
+// an actor that was stopped for good.
+func (m *making) abandon() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.orphan = true
 }
 
 // launch makes the process in a goroutine: exec may hang on a dead file system,
@@ -121,10 +135,10 @@ func (w *Worker) launch(c actor.Context) {
 	l.token, l.progress, l.told, l.said = w.host.Token(l.Spec.Name, l.Machine.Attempt), nil, 0, ""
 	l.pulse.Begin(l.Machine.Attempt)
 	req := Launch{Spec: l.Spec, Attempt: l.Machine.Attempt, Port: l.port, GPUs: l.gpus, Token: l.token}
-	mk, host := &making{report: reporter(c)}, w.host
+	mk, host := &making{attempt: req.Attempt, report: w.reporter()}, w.host
 	l.making = mk
 	go func() {
-		p, err := host.Launch(req)
+		p, err := launched(host, req)
 		mk.tell(&spawned{attempt: req.Attempt, proc: p, err: err}, nil)
 		if err == nil {
 			mk.tell(nil, &procExited{attempt: req.Attempt, exit: p.Wait()})
@@ -132,11 +146,20 @@ func (w *Worker) launch(c actor.Context) {
 	}()
 }
 
-// reporter sends to this incarnation from outside its message handling.
-func reporter(c actor.Context) func(any) {
-	self, root := c.Self(), c.ActorSystem().Root
-	return func(m any) { root.Send(self, m) }
+// launched turns a panic of the launch, which nobody else could catch, into a
+// failed start.
+func launched(host Host, req Launch) (p Process, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			host.Panicked("launch of worker "+string(req.Spec.Name), r)
+			p, err = nil, &LaunchError{Cause: messages.CauseUnknown, Detail: "hive itself failed while it started the process; please report it"}
+		}
+	}()
+	return host.Launch(req)
 }
+
+// reporter sends to this incarnation from outside its message handling.
+func (w *Worker) reporter() func(any) { return w.life.outlet.Send }
 
 func (w *Worker) spawned(c actor.Context, m spawned) {
 	if m.attempt == w.life.Machine.Attempt && w.life.Machine.Proc != ProcMaking {
@@ -208,7 +231,7 @@ const sweepEvery = 10 * time.Millisecond
 // everybody after an unasked end.
 func (w *Worker) sweep(c actor.Context, killAll bool) {
 	l := w.life
-	self, root, host := c.Self(), c.ActorSystem().Root, w.host
+	send, host := w.reporter(), w.host
 	attempt, proc, port, name := l.Machine.Attempt, l.proc, l.port, l.Spec.Name
 	go func() {
 		left := 0
@@ -232,7 +255,7 @@ func (w *Worker) sweep(c actor.Context, killAll bool) {
 			pause(host, sweepEvery)
 		}
 		host.LogEnd(name, attempt)
-		root.Send(self, treeGone{attempt: attempt, leftovers: left, tail: host.LogTail(name, attempt, 50)})
+		send(treeGone{attempt: attempt, leftovers: left, tail: host.LogTail(name, attempt, 50)})
 	}()
 }
 
@@ -299,8 +322,8 @@ func (w *Worker) arm(c actor.Context, t Timer, d time.Duration) {
 	w.disarm(t)
 	w.life.timerGen++
 	m := tick{timer: t, gen: w.life.timerGen, attempt: w.life.Machine.Attempt}
-	self, root := c.Self(), c.ActorSystem().Root
-	w.timers[t] = armedTimer{gen: m.gen, stop: w.host.AfterFunc(d, func() { root.Send(self, m) })}
+	send := w.reporter()
+	w.timers[t] = armedTimer{gen: m.gen, stop: w.host.AfterFunc(d, func() { send(m) })}
 }
 
 func (w *Worker) disarm(t Timer) {
@@ -326,10 +349,16 @@ func (w *Worker) down(_ actor.Context, forGood bool) {
 			w.host.Panicked("worker "+string(w.life.Spec.Name), r)
 		}
 	}()
+	if forGood {
+		w.life.outlet.Set(nil)
+	}
 	w.unwatch()
 	w.unprepare()
 	for t := range w.timers {
 		w.disarm(t)
+	}
+	if forGood && w.life.making != nil && w.life.Machine.Proc == ProcMaking {
+		w.life.making.abandon()
 	}
 	p := w.life.proc
 	if p == nil || w.life.Machine.Proc == ProcNone {

@@ -19,7 +19,10 @@ type Life struct {
 	History supervision.History
 	Verdict *supervision.Verdict // what the pool decided after the last failure
 	Bugs    supervision.Window   // panics of the actor itself
+	// Abandoned: it panicked too often; there is no actor any more.
+	Abandoned bool
 
+	outlet   supervision.Outlet
 	proc     Process
 	making   *making
 	port     int

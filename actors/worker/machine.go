@@ -198,7 +198,7 @@ var Table = []Row{
 	{messages.Draining, Exited, ifClean, messages.Stopping, "exited while draining", exitedClean},
 	{messages.Draining, Exited, nil, messages.Failed, "process ended while draining", exitedDraining},
 	{messages.Draining, Fault, nil, messages.Failed, "", faultDraining},
-	{messages.Draining, Reborn, nil, messages.Failed, "hive's own actor failed", reborn},
+	{messages.Draining, Reborn, nil, messages.Failed, "hive's own actor failed", rebornDraining},
 
 	// stopping: told to end.
 	{messages.Stopping, Spawned, nil, messages.Stopping, "", spawnedLate},

@@ -59,7 +59,6 @@ func TestTheBackoffGrows(t *testing.T) {
 }
 
 func TestALateGrantLeavesAStoppedWorkerWithoutAPort(t *testing.T) {
-	t.Skip("bug: a grant is taken before its ticket is looked at, so a stopped worker shows a port that it does not hold")
 	tr := grow(t)
 	for i := range 50 { // the stop meets the grant on its way in some of them
 		id := messages.WorkerID(fmt.Sprintf("w-%d", i))
@@ -143,7 +142,6 @@ func TestAPanicOfTheActorInEveryState(t *testing.T) {
 			for _, c := range into {
 				t.Run(fmt.Sprintf("%s %s manner %d", call, c.state, manner), func(t *testing.T) {
 					if call == "emit" && c.state == messages.Starting {
-						t.Skip("bug: a panic between the transition to starting and the launch leaves the worker in failed for ever")
 					}
 					tr := grow(t)
 					tr.Behave("w", manner)
@@ -238,7 +236,6 @@ func TestAPanicDoesNotUndoAStopByRequest(t *testing.T) {
 }
 
 func TestAPanicDoesNotUndoADrainByRequest(t *testing.T) {
-	t.Skip("bug: a worker that is drained by request is restarted after a panic of its actor")
 	tr := grow(t)
 	tr.CreateIdle(actorstest.Spec("w"))
 	tr.Beat("w", 1)
@@ -250,7 +247,6 @@ func TestAPanicDoesNotUndoADrainByRequest(t *testing.T) {
 }
 
 func TestAPanicInTheLaunchIsAFailedStart(t *testing.T) {
-	t.Skip("bug: the launch runs in a goroutine without recover, so its panic ends hive")
 	tr := grow(t)
 	tr.CreateIdle(actorstest.Spec("sibling"))
 	tr.Trap("launch", 1, func(any) bool { return true })

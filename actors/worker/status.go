@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"time"
+
 	"github.com/rbee-hive/hive/messages"
 )
 
@@ -37,6 +39,23 @@ func (w *Worker) status() *messages.WorkerStatus {
 		s.Restarts.NextAt = &at
 	}
 	return s
+}
+
+// GivenUp is the status of a life whose actor was given up and has ended. Called
+// by the pool after the actor's end.
+func (l *Life) GivenUp(h Host) *messages.WorkerStatus {
+	if l.proc != nil {
+		l.proc.Close()
+		l.proc = nil
+	}
+	m := &l.Machine
+	if m.State != messages.Failed {
+		m.State, m.Since = messages.Failed, h.Now()
+	}
+	m.Proc, m.Claimed, m.Queued, m.Decided = ProcNone, false, false, true
+	m.Reason = "given up: hive's own actor failed too often, please report it; remove the worker and create it again"
+	l.port, l.gpus, l.nextAt = 0, nil, time.Time{}
+	return l.Status(h)
 }
 
 // SetPool notes the pool before the first incarnation begins.

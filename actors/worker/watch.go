@@ -25,7 +25,7 @@ func (w *Worker) watchLoad(c actor.Context) {
 	}
 	switch {
 	case HasReadyRule(l.Spec), SaysItself(l.Spec):
-		w.startWatch(c, false)
+		w.startWatch(false)
 	default:
 		w.arm(c, TimerSettle, r.Settle.D())
 	}
@@ -48,22 +48,33 @@ func (w *Worker) serve(c actor.Context) {
 	if w.demandsBeats() {
 		w.arm(c, TimerBeat, max(w.beatDeadline().Sub(w.host.Now()), time.Millisecond))
 	}
-	w.startWatch(c, true)
+	w.startWatch(true)
 	// What it said about its work while it loaded counts from now on.
 	c.Send(c.Self(), sighted{attempt: w.life.Machine.Attempt, serving: true, Sighting: Sighting{Moved: true}})
 }
 
-func (w *Worker) startWatch(c actor.Context, serving bool) {
+// contain keeps a panic of a goroutine beside the actor, a bug in hive, from
+// ending hive; the deadlines still hold the worker.
+func (w *Worker) contain(who string) {
+	if r := recover(); r != nil {
+		w.host.Panicked(who, r)
+	}
+}
+
+func (w *Worker) startWatch(serving bool) {
 	l := w.life
 	ctx, cancel := context.WithCancel(context.Background())
 	w.watch = cancel
-	self, root, host := c.Self(), c.ActorSystem().Root, w.host
+	send, host := w.reporter(), w.host
 	watched := Watched{Spec: l.Spec, Attempt: l.Machine.Attempt, Port: l.port, Proc: l.proc, Pulse: l.pulse, Serving: serving, LastLoad: l.loadTook}
-	go host.Watch(ctx, watched, func(s Sighting) {
-		if ctx.Err() == nil {
-			root.Send(self, sighted{attempt: watched.Attempt, serving: serving, Sighting: s})
-		}
-	})
+	go func() {
+		defer w.contain("watch of worker " + string(watched.Spec.Name))
+		host.Watch(ctx, watched, func(s Sighting) {
+			if ctx.Err() == nil {
+				send(sighted{attempt: watched.Attempt, serving: serving, Sighting: s})
+			}
+		})
+	}()
 }
 
 func (w *Worker) stopWatch() {
@@ -107,19 +118,20 @@ func (w *Worker) sighted(c actor.Context, m sighted) {
 }
 
 // prepare runs the spec's prepare beside the actor.
-func (w *Worker) prepare(c actor.Context) {
+func (w *Worker) prepare() {
 	w.unprepare()
 	l := w.life
 	ctx, cancel := context.WithCancel(context.Background())
 	w.prep = cancel
 	w.preps++
-	run, self, root, host, spec, next := w.preps, c.Self(), c.ActorSystem().Root, w.host, l.Spec, l.Machine.Attempt+1
+	run, send, host, spec, next := w.preps, w.reporter(), w.host, l.Spec, l.Machine.Attempt+1
 	l.progress, l.told = nil, 0
 	w.emit(messages.Event{Type: messages.WorkerPreparing})
 	began := w.host.Now()
 	go func() {
+		defer w.contain("prepare of worker " + string(spec.Name))
 		err := host.Prepare(ctx, spec, next, func(p messages.Progress) {
-			root.Send(self, preparing{run: run, progress: &p})
+			send(preparing{run: run, progress: &p})
 		})
 		if ctx.Err() != nil {
 			return // taken back
@@ -127,7 +139,7 @@ func (w *Worker) prepare(c actor.Context) {
 		if err == nil {
 			host.Emit(messages.Event{Type: messages.WorkerPrepared, At: host.Now(), Worker: spec.Name, Pool: l.pool, Took: messages.Secs(host.Now().Sub(began))})
 		}
-		root.Send(self, preparing{run: run, err: err})
+		send(preparing{run: run, err: err})
 	}()
 }
 

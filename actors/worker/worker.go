@@ -128,7 +128,9 @@ func (w *Worker) Receive(c actor.Context) {
 	case NewSpec:
 		w.newSpec(c, m)
 	case Granted:
-		w.life.port, w.life.gpus, w.life.pool = m.Port, m.GPUs, m.Pool
+		if mach := w.life.Machine; mach.Queued && mach.Ticket == m.Ticket {
+			w.life.port, w.life.gpus, w.life.pool = m.Port, m.GPUs, m.Pool
+		}
 		w.quiet(c, Event{Kind: Admit, Ticket: m.Ticket})
 	case Held:
 		if w.life.Machine.Ticket == m.Ticket && w.life.Machine.Reason != m.Reason {
@@ -153,6 +155,8 @@ func (w *Worker) Receive(c actor.Context) {
 // process failure carries out the pool's verdict, one after a panic cleans up.
 func (w *Worker) started(c actor.Context) {
 	l := w.life
+	self, top := c.Self(), c.ActorSystem().Root
+	l.outlet.Set(func(m any) { top.Send(self, m) })
 	v := l.Verdict
 	l.Verdict = nil
 	switch {
@@ -174,9 +178,16 @@ func (w *Worker) started(c actor.Context) {
 		if s := l.Machine.State; s == messages.Backoff || s == messages.Crashloop || s == messages.Stopped {
 			ev.Reason = l.Machine.Reason
 		}
+		if !l.Machine.Claimed && !l.Machine.Queued {
+			c.Send(c.Parent(), Released{Worker: l.Spec.Name}) // the predecessor's may be lost with its pool
+		}
 		w.quiet(c, ev)
-		if l.making != nil && (l.Machine.Proc == ProcMaking || l.Machine.Proc == ProcAlive) {
-			l.making.adopt(reporter(c))
+		if l.Machine.Proc == ProcMaking && (l.making == nil || l.making.attempt != l.Machine.Attempt) {
+			// The predecessor failed before it launched anything.
+			w.spawned(c, spawned{attempt: l.Machine.Attempt, err: errors.New(why)})
+		}
+		if l.making != nil && l.making.attempt == l.Machine.Attempt && (l.Machine.Proc == ProcMaking || l.Machine.Proc == ProcAlive) {
+			l.making.adopt(w.reporter())
 		}
 		switch s := l.Machine.State; {
 		case !l.afresh:
