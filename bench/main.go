@@ -19,6 +19,7 @@ import (
 // settings are the sizes of the scenarios.
 type settings struct {
 	hive    string        // path of the hive binary
+	fake    string        // path of fakeworker
 	workers int           // workers in the large hive
 	kills   int           // crash cycles
 	idle    time.Duration // how long the idle hive is watched
@@ -34,6 +35,7 @@ type scenario struct {
 func main() {
 	var s settings
 	flag.StringVar(&s.hive, "hive", "bin/hive", "the hive binary to measure")
+	flag.StringVar(&s.fake, "fake", "bin/fakeworker", "the fakeworker binary")
 	flag.IntVar(&s.workers, "workers", 500, "workers in the large hive")
 	flag.IntVar(&s.kills, "kills", 1000, "crash cycles")
 	flag.DurationVar(&s.idle, "idle", 20*time.Second, "how long the idle hive is watched")
@@ -56,6 +58,10 @@ func bench(s settings, only string, write bool) error {
 		{"large hive", largeHive},
 		{"stop obedient", stopObedient},
 		{"stop stubborn", stopStubborn},
+		{"notify heartbeats", notifyHeartbeats},
+		{"http heartbeats", httpHeartbeats},
+		{"missed heartbeat", missedHeartbeat},
+		{"many timers", manyTimers},
 	}
 	var rows []row
 	for i, sc := range scenarios {

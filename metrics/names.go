@@ -13,6 +13,7 @@ const (
 	WorkerDetect      = "hive_worker_crash_detect_seconds"      // pidfd woke hive to event published
 	WorkerBackoff     = "hive_worker_backoff_seconds"           // delays chosen before a restart
 	WorkerHeartbeat   = "hive_worker_heartbeat_age_seconds"     // since the last heartbeat
+	WorkerBeats       = "hive_worker_heartbeats_total"          // its own, in this attempt
 	WorkerInvalid     = "hive_worker_invalid_transitions_total" // inputs the state table refused
 	WorkerInFlight    = "hive_worker_in_flight"                 // requests in flight
 	WorkerQueue       = "hive_worker_queue_depth"               // requests that wait

@@ -109,6 +109,11 @@ func (s *Set) Write(w io.Writer) {
 		if !st.Heartbeat.At.IsZero() {
 			vm.WriteGaugeFloat64(w, WorkerHeartbeat+label+"}", now.Sub(st.Heartbeat.At).Seconds())
 		}
+		if st.Live != nil {
+			if r := st.Live.Read(); r.Beats > 0 {
+				vm.WriteCounterUint64(w, WorkerBeats+label+"}", r.Beats)
+			}
+		}
 		if st.Stats != nil {
 			writeStats(w, label, st.Stats)
 		}

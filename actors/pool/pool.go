@@ -87,7 +87,6 @@ type slot struct {
 	spec     messages.WorkerSpec
 	pid      *actor.PID
 	state    messages.State
-	waiting  bool
 	ticket   uint64
 	since    time.Time
 	loading  bool
@@ -102,14 +101,15 @@ type Pool struct {
 	slots map[messages.WorkerID]*slot
 	byPID map[string]*slot
 	order []messages.WorkerID
-	down  bool   // this incarnation is over, its children are told to stop
-	retry func() // stops the timer that looks again for ports
+	queue map[*slot]bool // those that wait for resources
+	down  bool           // this incarnation is over, its children are told to stop
+	retry func()         // stops the timer that looks again for ports
 }
 
 // Props makes the actor's props for a record.
 func Props(rec *Record, host Host) *actor.Props {
 	return actor.PropsFromProducer(func() actor.Actor {
-		return &Pool{rec: rec, host: host, slots: map[messages.WorkerID]*slot{}, byPID: map[string]*slot{}}
+		return &Pool{rec: rec, host: host, slots: map[messages.WorkerID]*slot{}, byPID: map[string]*slot{}, queue: map[*slot]bool{}}
 	})
 }
 
@@ -173,12 +173,13 @@ func (p *Pool) Receive(c actor.Context) {
 		p.forward(c, m.Worker, m, m.Reply)
 	case worker.Wanted:
 		if s := p.slots[m.Worker]; s != nil {
-			s.waiting, s.ticket, s.since = true, m.Ticket, p.host.Now()
+			p.queue[s], s.ticket, s.since = true, m.Ticket, p.host.Now()
 			p.admit(c)
 		}
 	case worker.Released:
 		if s := p.slots[m.Worker]; s != nil {
-			s.waiting, s.loading = false, false
+			s.loading = false
+			delete(p.queue, s)
 			p.host.ReleasePort(m.Worker)
 			p.admit(c)
 		}
@@ -296,7 +297,8 @@ func (p *Pool) terminated(c actor.Context, m *actor.Terminated) {
 	case s.removing:
 		p.forget(c, s)
 	case s.givenUp:
-		s.waiting, s.loading = false, false
+		s.loading = false
+		delete(p.queue, s)
 		p.host.ReleasePort(s.spec.Name)
 		p.host.Publish(s.life.GivenUp(p.host))
 		c.Send(c.Parent(), Moved{Worker: s.spec.Name, State: messages.Failed})
@@ -311,6 +313,7 @@ func (p *Pool) terminated(c actor.Context, m *actor.Terminated) {
 func (p *Pool) forget(c actor.Context, s *slot) {
 	name := s.spec.Name
 	delete(p.slots, name)
+	delete(p.queue, s)
 	p.rec.Lives = slices.DeleteFunc(p.rec.Lives, func(l *worker.Life) bool { return l == s.life })
 	p.order = slices.DeleteFunc(p.order, func(id messages.WorkerID) bool { return id == name })
 	p.host.ReleasePort(name)
@@ -328,17 +331,21 @@ const lookEvery = time.Second
 // admit grants resources to whoever waits, by priority and then by time. A
 // worker that does not fit is told why.
 func (p *Pool) admit(c actor.Context) {
-	if p.rec.ending != nil {
+	if p.rec.ending != nil || len(p.queue) == 0 {
 		return
 	}
-	var waiting []*slot
-	loads := 0
-	for _, s := range p.slots {
-		if s.waiting && !s.removing {
+	waiting := make([]*slot, 0, len(p.queue))
+	for s := range p.queue {
+		if !s.removing {
 			waiting = append(waiting, s)
 		}
-		if s.loading {
-			loads++
+	}
+	loads := 0
+	if p.rec.MaxLoads > 0 {
+		for _, s := range p.slots {
+			if s.loading {
+				loads++
+			}
 		}
 	}
 	slices.SortFunc(waiting, func(a, b *slot) int {
@@ -366,7 +373,8 @@ func (p *Pool) admit(c actor.Context) {
 			p.hold(c, s, err.Error())
 			continue
 		}
-		s.waiting, s.loading = false, true
+		s.loading = true
+		delete(p.queue, s)
 		loads++
 		var gpus []string
 		if p.rec.Device != nil {
