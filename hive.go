@@ -20,6 +20,7 @@ import (
 
 	"github.com/rbee-hive/hive/actors/pool"
 	"github.com/rbee-hive/hive/actors/root"
+	"github.com/rbee-hive/hive/admission"
 	"github.com/rbee-hive/hive/config"
 	httpd "github.com/rbee-hive/hive/http"
 	"github.com/rbee-hive/hive/journal"
@@ -79,6 +80,8 @@ type Hive struct {
 	addr    string // where the API listens, known after the listener is open
 	sock    string
 
+	running sync.Map // messages.WorkerID -> running
+	memory  *admission.Memory
 	tokens  sync.Map // messages.WorkerID -> callToken
 	desired sync.Map // messages.WorkerID -> messages.WorkerSpec, as asked for
 	watcher *observe.Watcher
@@ -123,6 +126,7 @@ func (h *Hive) open() (err error) {
 	if h.runner, err = process.NewRunner(); err != nil {
 		return err
 	}
+	h.memory = admission.NewMemory(memoryAvailable, h.memoryUsed)
 	h.watcher, h.notices = observe.New(), newNotices(h)
 	if h.logs, err = logs.Open(filepath.Join(h.cfg.DataDir, "logs")); err != nil {
 		return err
@@ -135,6 +139,7 @@ func (h *Hive) open() (err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	h.hush, h.narrated = cancel, make(chan struct{})
 	go h.narrate(ctx)
+	go h.sample(ctx)
 	if err := h.listen(); err != nil {
 		return err
 	}

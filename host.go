@@ -207,7 +207,9 @@ func (h *Hive) Launch(l worker.Launch) (worker.Process, error) {
 		vars = append(vars, "NOTIFY_SOCKET="+socket, "WATCHDOG_USEC="+strconv.FormatInt(l.Spec.Heartbeat.Interval.D().Microseconds()*int64(l.Spec.Heartbeat.Misses), 10))
 	}
 	p, err := h.runner.Start(process.Spec{Command: command, Env: vars, Dir: l.Spec.Dir, User: l.Spec.User,
-		Output: out, MarkKey: markKey, MarkValue: fmt.Sprintf("%d/%s/%d", os.Getpid(), l.Spec.Name, l.Attempt)})
+		Output: out, MarkKey: markKey, MarkValue: fmt.Sprintf("%d/%s/%d", os.Getpid(), l.Spec.Name, l.Attempt), Tuning: process.Tuning{
+			NoFile: l.Spec.Limits.NoFile, Core: uint64(l.Spec.Limits.Core), AS: uint64(l.Spec.Limits.AS), MemLock: uint64(l.Spec.Limits.MemLock),
+			Nice: l.Spec.Nice, OOMScoreAdj: l.Spec.OOMScoreAdj}})
 	done(p)
 	if err != nil {
 		h.logs.End(l.Spec.Name, l.Attempt)
@@ -221,7 +223,8 @@ func (h *Hive) Launch(l worker.Launch) (worker.Process, error) {
 		}
 		return nil, &worker.LaunchError{Cause: messages.CauseConfig, Detail: words}
 	}
-	return osProcess{p}, nil
+	h.running.Store(l.Spec.Name, running{attempt: l.Attempt, proc: p})
+	return osProcess{p: p, closed: func() { h.running.CompareAndDelete(l.Spec.Name, running{attempt: l.Attempt, proc: p}) }}, nil
 }
 
 // inherited is the environment that hive was started with.
@@ -262,11 +265,23 @@ func (h *Hive) environment(l worker.Launch, own map[string]string) []string {
 }
 
 // osProcess fits a process.Proc to what the worker actor needs.
-type osProcess struct{ p *process.Proc }
+type osProcess struct {
+	p      *process.Proc
+	closed func()
+}
 
 func (o osProcess) PID() int                        { return o.p.PID() }
 func (o osProcess) Signal(sig syscall.Signal) error { return o.p.Signal(sig) }
-func (o osProcess) Close()                          { o.p.Close() }
+
+func (o osProcess) Close() {
+	o.closed()
+	o.p.Close()
+}
+
+func (o osProcess) Unenforced() []string { return nil }
+
+// Verdict knows nothing yet.
+func (o osProcess) Verdict(worker.Exit) (messages.Cause, string, bool) { return "", "", false }
 
 func (o osProcess) Wait() worker.Exit {
 	e := o.p.Wait()

@@ -100,7 +100,7 @@ func room(path string) error {
 	}
 	free := messages.Size(st.Bavail * uint64(st.Bsize))
 	if total := st.Blocks * uint64(st.Bsize); uint64(free) < diskFloor && total > diskFloor {
-		return fmt.Errorf("the disk of %s has only %s free, and hive keeps %s; make room there", path, free, messages.Size(diskFloor))
+		return fmt.Errorf("the disk of %s has only %s free, and hive keeps %s; make room there", path, free.About(), messages.Size(diskFloor).About())
 	}
 	return nil
 }

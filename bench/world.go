@@ -36,12 +36,14 @@ type sleeping struct {
 	end <-chan struct{}
 }
 
-func (s sleeping) PID() int                            { return s.pid }
-func (s sleeping) Wait() worker.Exit                   { <-s.end; return worker.Exit{At: time.Now()} }
-func (s sleeping) Signal(syscall.Signal) error         { return nil }
-func (s sleeping) KillTree() error                     { return nil }
-func (s sleeping) Survivors() ([]worker.Member, error) { return nil, nil }
-func (s sleeping) Close()                              {}
+func (s sleeping) PID() int                                           { return s.pid }
+func (s sleeping) Wait() worker.Exit                                  { <-s.end; return worker.Exit{At: time.Now()} }
+func (s sleeping) Signal(syscall.Signal) error                        { return nil }
+func (s sleeping) KillTree() error                                    { return nil }
+func (s sleeping) Survivors() ([]worker.Member, error)                { return nil, nil }
+func (s sleeping) Unenforced() []string                               { return nil }
+func (s sleeping) Verdict(worker.Exit) (messages.Cause, string, bool) { return "", "", false }
+func (s sleeping) Close()                                             {}
 
 func newWorld() *world { return &world{board: snapshot.New(), end: make(chan struct{})} }
 
@@ -67,6 +69,8 @@ func (w *world) PublishPool(s *messages.PoolStatus)                           { 
 func (w *world) Emit(messages.Event)                                          {}
 func (w *world) Panicked(string, any)                                         {}
 func (w *world) LeasePort(messages.WorkerSpec) (int, error)                   { return 0, nil }
+func (w *world) Reserve(messages.WorkerSpec, time.Time) error                 { return nil }
+func (w *world) Unreserve(messages.WorkerID)                                  {}
 func (w *world) ReleasePort(messages.WorkerID)                                {}
 func (w *world) WaitsFor([]string) string                                     { return "" }
 func (w *world) Spread() float64                                              { return 0.5 }

@@ -189,6 +189,12 @@ func (k checker) resources(w *messages.WorkerSpec) {
 		k.bad("limits.cpus", "%g is negative; write 0 for no limit", w.Limits.CPUs)
 	}
 	k.notNegative("limits.pids", w.Limits.PIDs)
+	if w.Nice < -20 || w.Nice > 19 {
+		k.bad("nice", "%d is out of bounds; write -20 (first) to 19 (last)", w.Nice)
+	}
+	if w.OOMScoreAdj < -1000 || w.OOMScoreAdj > 1000 {
+		k.bad("oom_score_adj", "%d is out of bounds; write -1000 (never) to 1000 (first)", w.OOMScoreAdj)
+	}
 	if problem := checkCPUSet(w.Limits.CPUSet); problem != "" {
 		k.bad("limits.cpuset", "%s", problem)
 	}

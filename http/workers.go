@@ -191,16 +191,62 @@ func (s *Server) createWorker(c *fasthttp.RequestCtx) {
 		}
 		made = append(made, w)
 	}
-	c.Response.Header.Set("Location", "/v1/workers/"+string(made[0].Name))
-	if string(c.QueryArgs().Peek("wait")) == "ready" {
+	switch wait := string(c.QueryArgs().Peek("wait")); wait {
+	case "":
+	case "ready":
+		c.Response.Header.Set("Location", "/v1/workers/"+string(made[0].Name))
 		s.untilReady(c, made)
 		return
+	case "no":
+		for i, m := range made {
+			w, why := s.startsNow(c, m)
+			if why == "" {
+				made[i] = w
+				continue
+			}
+			for _, m := range made { // all or none
+				_, _ = s.opt.Service.Remove(c, m.Name)
+			}
+			s.noRoom(c, "worker "+string(m.Name)+" was not created: "+why)
+			return
+		}
 	}
+	c.Response.Header.Set("Location", "/v1/workers/"+string(made[0].Name))
 	if len(made) == 1 {
 		answer(c, 201, made[0])
 		return
 	}
 	answer(c, 201, map[string]any{"workers": made})
+}
+
+// decideWithin bounds how long a request that does not want to wait waits for the
+// pool's first decision, which takes microseconds.
+const decideWithin = 2 * time.Second
+
+// startsNow waits for the pool's first decision on a new worker: why is what it
+// would have to wait for, "" when it starts.
+func (s *Server) startsNow(c context.Context, m *messages.WorkerStatus) (w *messages.WorkerStatus, why string) {
+	ctx, cancel := context.WithTimeout(c, decideWithin)
+	defer cancel()
+	w, err := s.opt.Service.WaitFor(ctx, m.Name, func(now *messages.WorkerStatus) bool {
+		return now.State != messages.Pending || now.Held
+	})
+	switch {
+	case err != nil:
+		return m, "hive did not decide in time"
+	case w.State == messages.Pending:
+		return w, w.Reason
+	}
+	return w, ""
+}
+
+// retryAfter is a guess at when there may be room: a pool looks again each second,
+// and a drain takes half a minute.
+const retryAfter = "10"
+
+func (s *Server) noRoom(c *fasthttp.RequestCtx, why string) {
+	c.Response.Header.Set("Retry-After", retryAfter)
+	problem(c, fault{503, "no_room", "no room now"}, why, nil)
 }
 
 // untilReady streams a status line for each change until all are ready or have given up.
@@ -288,6 +334,15 @@ func (s *Server) verb(v messages.Verb) fasthttp.RequestHandler {
 		if err != nil {
 			refuse(c, err)
 			return
+		}
+		if v == messages.VerbStart && string(c.QueryArgs().Peek("wait")) == "no" {
+			now, why := s.startsNow(c, w)
+			if why != "" {
+				_, _ = s.opt.Service.Do(c, messages.DoWorker{Worker: m.Worker, Verb: messages.VerbStop})
+				s.noRoom(c, "worker "+string(m.Worker)+" was not started: "+why)
+				return
+			}
+			w = now
 		}
 		answer(c, 202, w)
 	}

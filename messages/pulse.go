@@ -19,6 +19,7 @@ const (
 type Pulse struct {
 	mu sync.Mutex // guards all below
 	r  Reading
+	u  Resources
 	in int  // in flight as the actor was last told, -1 for never
 	on bool // an attempt is listened to
 }
@@ -37,6 +38,7 @@ func (p *Pulse) Begin(a Attempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.r, p.in, p.on = Reading{Attempt: a, Kind: BeatNone}, -1, true
+	p.u = Resources{}
 }
 
 // End stops listening; the last reading stays readable.
@@ -45,6 +47,25 @@ func (p *Pulse) End() {
 	defer p.mu.Unlock()
 	p.on = false
 	p.r.Stats = Stats{}
+}
+
+// Uses notes what an attempt uses now; Unenforced is not its business.
+func (p *Pulse) Uses(a Attempt, u Resources) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.on && a == p.r.Attempt {
+		p.u = u
+	}
+}
+
+// Used returns what an attempt was last seen to use.
+func (p *Pulse) Used(a Attempt) Resources {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if a != p.r.Attempt {
+		return Resources{}
+	}
+	return p.u
 }
 
 // Read returns the pulse now.
@@ -145,6 +166,9 @@ func (w *WorkerStatus) Now(now time.Time) *WorkerStatus {
 	if r.Stats != (Stats{}) {
 		c.Stats = &r.Stats
 	}
+	lacks := c.Resources.Unenforced
+	c.Resources = w.Live.Used(w.Attempt)
+	c.Resources.Unenforced = lacks
 	return &c
 }
 

@@ -29,6 +29,8 @@ type WorkerSpec struct {
 	Health      HealthSpec        `yaml:"health" json:"health"`
 	Progress    ProgressSpec      `yaml:"progress" json:"progress"`
 	Limits      LimitsSpec        `yaml:"limits" json:"limits"`
+	Nice        int               `yaml:"nice" json:"nice,omitempty"`
+	OOMScoreAdj int               `yaml:"oom_score_adj" json:"oom_score_adj,omitempty"`
 	Stop        StopSpec          `yaml:"stop" json:"stop"`
 	Logs        LogsSpec          `yaml:"logs" json:"logs"`
 	IdleTimeout Duration          `yaml:"idle_timeout" json:"idle_timeout"`
@@ -111,6 +113,9 @@ type LimitsSpec struct {
 	CPUSet   string  `yaml:"cpuset" json:"cpuset,omitempty"`
 	PIDs     int     `yaml:"pids" json:"pids,omitempty"`
 	NoFile   uint64  `yaml:"nofile" json:"nofile,omitempty"`
+	Core     Size    `yaml:"core" json:"core,omitempty"`
+	AS       Size    `yaml:"as" json:"as,omitempty"`
+	MemLock  Size    `yaml:"memlock" json:"memlock,omitempty"`
 	Required bool    `yaml:"required" json:"required,omitempty"`
 }
 

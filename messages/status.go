@@ -20,7 +20,8 @@ type WorkerStatus struct {
 	Progress  *Progress         `json:"progress"`
 	Heartbeat Heartbeat         `json:"heartbeat"`
 	InFlight  int               `json:"in_flight"`
-	Ready     bool              `json:"ready"` // takes new work: idle or busy
+	Held      bool              `json:"held,omitempty"` // pending, and its pool has said for what: Reason
+	Ready     bool              `json:"ready"`          // takes new work: idle or busy
 	Stats     *Stats            `json:"stats,omitempty"`
 	Said      string            `json:"said,omitempty"` // its own words about itself, by notify
 	Restarts  Restarts          `json:"restarts"`
@@ -76,9 +77,12 @@ type LastExit struct {
 
 // Resources is what the worker uses, and which of its limits this host holds.
 type Resources struct {
-	MemoryBytes uint64   `json:"memory_bytes"`
-	CPUSeconds  float64  `json:"cpu_seconds"`
-	Unenforced  []string `json:"unenforced"`
+	MemoryBytes uint64   `json:"memory_bytes"` // resident, of all its processes
+	CPUSeconds  float64  `json:"cpu_seconds"`  // of its living processes
+	ReadBytes   uint64   `json:"read_bytes"`
+	WriteBytes  uint64   `json:"write_bytes"`
+	Processes   int      `json:"processes"`
+	Unenforced  []string `json:"unenforced"` // limits that this host cannot hold, and why
 }
 
 // PoolStatus is what hive tells of a pool. Immutable once published.

@@ -96,3 +96,21 @@ func (s Size) String() string {
 
 // MarshalText writes the form UnmarshalText reads.
 func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// About is the size for people, three digits and a unit: "22.9 GiB".
+func (s Size) About() string {
+	v, unit := float64(s), "B"
+	for _, u := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if v < 1024 {
+			break
+		}
+		v, unit = v/1024, u
+	}
+	switch {
+	case unit == "B" || v >= 100:
+		return fmt.Sprintf("%.0f %s", v, unit)
+	case v >= 10:
+		return fmt.Sprintf("%.1f %s", v, unit)
+	}
+	return fmt.Sprintf("%.2g %s", v, unit)
+}

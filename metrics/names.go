@@ -21,7 +21,9 @@ const (
 	WorkerTokenRate   = "hive_worker_tokens_per_second"         // as the worker or its engine measures it
 	WorkerRequest     = "hive_worker_request_seconds"           // summary of whole requests, as the worker or its engine tells
 	WorkerKVCache     = "hive_worker_kv_cache_used_ratio"       // 0 to 1
-	WorkerMemory      = "hive_worker_memory_bytes"              // as the worker tells
+	WorkerMemory      = "hive_worker_memory_bytes"              // resident, of all its processes
+	WorkerCPU         = "hive_worker_cpu_seconds_total"         // of its living processes
+	WorkerIO          = "hive_worker_io_bytes_total"            // by direction
 	WorkerGPU         = "hive_worker_gpu_utilization_ratio"     // as the worker tells, 0 to 1
 	WorkerProgress    = "hive_worker_load_progress_ratio"       // of a load or a preparation, 0 to 1
 	WorkerNotify      = "hive_worker_notify_refused_total"      // notify datagrams or words not taken, by reason

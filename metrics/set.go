@@ -109,6 +109,12 @@ func (s *Set) Write(w io.Writer) {
 		if !st.Heartbeat.At.IsZero() {
 			vm.WriteGaugeFloat64(w, WorkerHeartbeat+label+"}", now.Sub(st.Heartbeat.At).Seconds())
 		}
+		if u := st.Resources; u.Processes > 0 {
+			vm.WriteGaugeUint64(w, WorkerMemory+label+"}", u.MemoryBytes)
+			vm.WriteCounterFloat64(w, WorkerCPU+label+"}", u.CPUSeconds)
+			vm.WriteCounterUint64(w, WorkerIO+label+`,direction="read"}`, u.ReadBytes)
+			vm.WriteCounterUint64(w, WorkerIO+label+`,direction="write"}`, u.WriteBytes)
+		}
 		if st.Live != nil {
 			if r := st.Live.Read(); r.Beats > 0 {
 				vm.WriteCounterUint64(w, WorkerBeats+label+"}", r.Beats)
@@ -147,9 +153,6 @@ func writeStats(w io.Writer, label string, s *messages.Stats) {
 	}
 	if s.TokensTotal != nil {
 		vm.WriteCounterFloat64(w, WorkerTokens+label+"}", *s.TokensTotal)
-	}
-	if s.MemoryBytes != nil {
-		vm.WriteGaugeUint64(w, WorkerMemory+label+"}", *s.MemoryBytes)
 	}
 	for q, ms := range map[string]*float64{"0.5": s.LatencyP50, "0.99": s.LatencyP99} {
 		if ms != nil {

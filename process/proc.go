@@ -27,6 +27,7 @@ type Spec struct {
 	Env       []string // the complete environment
 	Dir, User string
 	Output    *os.File // stdout and stderr
+	Tuning    Tuning
 	MarkKey   string   // with MarkValue: an environment variable that marks the tree
 	MarkValue string
 }
@@ -239,6 +240,12 @@ func (r *Runner) Start(s Spec) (*Proc, error) {
 		proc.start = st.start
 	}
 	r.add(proc)
+	if err := s.Tuning.tune(p.Pid); err != nil {
+		_, _ = proc.KillTree()
+		proc.Wait()
+		proc.Close()
+		return nil, err
+	}
 	return proc, nil
 }
 

@@ -15,6 +15,7 @@ type Usage struct {
 	Start uint64 // clock ticks since boot; with PID its identity
 	CPU   time.Duration
 	Read  int64 // bytes it has read: by calls, or from disk by page faults, whichever is more
+	Write int64 // bytes it has written by calls
 	RSS   int64 // bytes resident
 }
 
@@ -31,7 +32,7 @@ func (p *Proc) Usage() []Usage {
 		if cpu, rss, ok := times(m.PID); ok {
 			u.CPU, u.RSS = cpu, rss
 		}
-		u.Read = bytesRead(m.PID)
+		u.Read, u.Write = inOut(m.PID)
 		all = append(all, u)
 	}
 	return all
@@ -54,20 +55,22 @@ func times(pid int) (cpu time.Duration, rss int64, ok bool) {
 	return time.Duration(num(11)+num(12)) * time.Second / userHz, num(21) * int64(os.Getpagesize()), true
 }
 
-func bytesRead(pid int) int64 {
+func inOut(pid int) (read, written int64) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/io")
 	if err != nil {
-		return 0
+		return 0, 0
 	}
-	var most int64
 	for line := range strings.Lines(string(b)) {
 		k, v, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		if k == "rchar" || k == "read_bytes" {
-			n, _ := strconv.ParseInt(v, 10, 64)
-			most = max(most, n)
+		n, _ := strconv.ParseInt(v, 10, 64)
+		switch k {
+		case "rchar", "read_bytes":
+			read = max(read, n)
+		case "wchar":
+			written = n
 		}
 	}
-	return most
+	return read, written
 }
 
 // Owns reports whether pid belongs to the tree. The answer is as of now: the

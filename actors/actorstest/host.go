@@ -526,3 +526,15 @@ func (p *Process) Signals() []syscall.Signal {
 	}
 	return out
 }
+
+// Reserve finds room for everybody.
+func (h *Host) Reserve(messages.WorkerSpec, time.Time) error { return nil }
+
+// Unreserve takes nothing back.
+func (h *Host) Unreserve(messages.WorkerID) {}
+
+// Unenforced is nothing: there is no host.
+func (p *Process) Unenforced() []string { return nil }
+
+// Verdict knows no accounts.
+func (p *Process) Verdict(worker.Exit) (messages.Cause, string, bool) { return "", "", false }

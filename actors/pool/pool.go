@@ -22,6 +22,10 @@ type Host interface {
 	// LeasePort finds a port for a worker; 0 means that it gets none and needs none.
 	LeasePort(messages.WorkerSpec) (int, error)
 	ReleasePort(messages.WorkerID)
+	// Reserve sets memory and disk aside for an attempt; the error says what it
+	// waits for. since is when it began to wait.
+	Reserve(s messages.WorkerSpec, since time.Time) error
+	Unreserve(messages.WorkerID)
 	// WaitsFor says in words what a dependency lacks, or "" when all are ready.
 	WaitsFor(deps []string) string
 	PublishPool(*messages.PoolStatus)
@@ -181,6 +185,7 @@ func (p *Pool) Receive(c actor.Context) {
 			s.loading = false
 			delete(p.queue, s)
 			p.host.ReleasePort(m.Worker)
+			p.host.Unreserve(m.Worker)
 			p.admit(c)
 		}
 	case worker.Loaded:
@@ -300,6 +305,7 @@ func (p *Pool) terminated(c actor.Context, m *actor.Terminated) {
 		s.loading = false
 		delete(p.queue, s)
 		p.host.ReleasePort(s.spec.Name)
+		p.host.Unreserve(s.spec.Name)
 		p.host.Publish(s.life.GivenUp(p.host))
 		c.Send(c.Parent(), Moved{Worker: s.spec.Name, State: messages.Failed})
 		if p.rec.ending != nil {
@@ -317,6 +323,7 @@ func (p *Pool) forget(c actor.Context, s *slot) {
 	p.rec.Lives = slices.DeleteFunc(p.rec.Lives, func(l *worker.Life) bool { return l == s.life })
 	p.order = slices.DeleteFunc(p.order, func(id messages.WorkerID) bool { return id == name })
 	p.host.ReleasePort(name)
+	p.host.Unreserve(name)
 	p.host.Emit(messages.Event{Type: messages.WorkerRemoved, At: p.host.Now(), Worker: name, Pool: p.rec.ID, Attempt: s.life.Machine.Attempt})
 	p.host.Forget(name)
 	c.Send(c.Parent(), Removed{Worker: name})
@@ -324,8 +331,8 @@ func (p *Pool) forget(c actor.Context, s *slot) {
 	p.admit(c)
 }
 
-// lookEvery is how often a worker that waits for a port, which another program
-// may free at any time, is looked at again.
+// lookEvery is how often a worker that waits for a port, memory or disk, which
+// another program may free at any time, is looked at again.
 const lookEvery = time.Second
 
 // admit grants resources to whoever waits, by priority and then by time. A
@@ -352,7 +359,7 @@ func (p *Pool) admit(c actor.Context) {
 		return cmp.Or(cmp.Compare(b.spec.Priority, a.spec.Priority), a.since.Compare(b.since),
 			cmp.Compare(a.spec.Name, b.spec.Name))
 	})
-	portless := false
+	again := false // something that the world may give back at any time is missing
 	for _, s := range waiting {
 		spec := s.spec
 		if p.rec.Cordoned {
@@ -367,9 +374,15 @@ func (p *Pool) admit(c actor.Context) {
 			p.hold(c, s, "another worker loads on "+string(p.rec.ID)+", one load at a time per device")
 			continue
 		}
+		if err := p.host.Reserve(spec, s.since); err != nil {
+			again = true
+			p.hold(c, s, err.Error())
+			continue
+		}
 		port, err := p.host.LeasePort(spec)
 		if err != nil {
-			portless = true
+			again = true
+			p.host.Unreserve(spec.Name)
 			p.hold(c, s, err.Error())
 			continue
 		}
@@ -382,7 +395,7 @@ func (p *Pool) admit(c actor.Context) {
 		}
 		c.Send(s.pid, worker.Granted{Ticket: s.ticket, Port: port, GPUs: gpus, Pool: p.rec.ID})
 	}
-	if portless && p.retry == nil {
+	if again && p.retry == nil {
 		p.retry = p.host.AfterFunc(lookEvery, func() { p.rec.outlet.Send(lookAgain{}) })
 	}
 }

@@ -174,6 +174,11 @@ func do(kinds ...EffectKind) []Effect {
 	return fx
 }
 
+func hold(m *Machine, _ Event, _ time.Time) []Effect {
+	m.Held = true
+	return nil
+}
+
 func none(*Machine, Event, time.Time) []Effect { return nil }
 
 func queue(m *Machine, _ Event, _ time.Time) []Effect {
@@ -181,13 +186,13 @@ func queue(m *Machine, _ Event, _ time.Time) []Effect {
 		m.Reason = "preparing"
 		return do(DoPrepare)
 	}
-	m.Queued = true
+	m.Queued, m.Held = true, false
 	m.Ticket++
 	return do(DoQueue)
 }
 
 func unqueue(m *Machine, ev Event, now time.Time) []Effect {
-	m.Queued = false
+	m.Queued, m.Held = false, false
 	m.Want, m.Cause, m.EndAt = WantNothing, ev.Cause, now
 	return do(DoUnprepare, DoRelease)
 }
@@ -218,7 +223,7 @@ func ended(m *Machine) []Effect {
 	if m.Claimed || m.Queued {
 		fx = append(fx, Effect{Do: DoRelease})
 	}
-	m.Claimed, m.Queued = false, false
+	m.Claimed, m.Queued, m.Held = false, false, false
 	return fx
 }
 
@@ -236,7 +241,7 @@ func settle(m *Machine, _ Event, _ time.Time) []Effect {
 }
 
 func start(m *Machine, _ Event, _ time.Time) []Effect {
-	m.Queued, m.Claimed = false, true
+	m.Queued, m.Claimed, m.Held = false, true, false
 	m.Attempt++
 	m.Proc, m.Want, m.Killed, m.Decided = ProcMaking, WantNothing, false, false
 	m.Cause, m.Detail = messages.CauseNone, ""

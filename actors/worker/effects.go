@@ -166,7 +166,7 @@ func (w *Worker) spawned(c actor.Context, m spawned) {
 		return // heard before
 	}
 	if m.err == nil {
-		w.life.proc = m.proc
+		w.life.proc, w.life.lacks = m.proc, m.proc.Unenforced()
 		w.quiet(c, Event{Kind: Spawned, Attempt: m.attempt, Grace: w.life.Spec.Stop.Grace.D()})
 		return
 	}
@@ -193,6 +193,8 @@ func (w *Worker) exited(c actor.Context, m procExited) {
 		cause = l.Machine.Cause
 		detail = strings.Replace(detail, "exited by itself", "exited", 1)
 		w.phase("term", l.Machine.EndAt)
+	} else if c, words, ok := l.proc.Verdict(m.exit); ok {
+		cause, detail = c, words
 	} else if cause == messages.CauseErrorExit || m.exit.Signal == syscall.SIGABRT || m.exit.Signal == syscall.SIGSEGV {
 		if c, words, ok := w.host.Diagnose(l.Spec, m.attempt); ok {
 			cause, detail = c, detail+": "+words
@@ -292,7 +294,7 @@ func (w *Worker) lastExit(cause messages.Cause, detail string, tail []string) *m
 	switch {
 	case l.exit.Unknown:
 	case l.exit.Signal != 0:
-		le.Signal, le.CoreDumped = SignalName(l.exit.Signal), l.exit.CoreDumped
+		le.Signal, le.CoreDumped, le.OOMKilled = SignalName(l.exit.Signal), l.exit.CoreDumped, cause == messages.CauseOOM
 	default:
 		code := l.exit.Code
 		le.Code = &code

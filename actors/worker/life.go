@@ -37,6 +37,7 @@ type Life struct {
 	progress *messages.Progress
 	told     int       // tenths of the progress that an event has told
 	said     string    // the worker's own words
+	lacks    []string  // limits that this host cannot hold
 	advanced time.Time // when the load was last seen to move
 	patient  time.Time // until when it asked for patience
 	readyBy  time.Time // the cap on its load
@@ -92,6 +93,11 @@ type Member struct {
 
 // Process is a started OS process with its whole tree.
 type Process interface {
+	// Unenforced are the limits of its spec that the host does not hold, in words.
+	Unenforced() []string
+	// Verdict adds what the kernel's accounts tell to a bad end: out of memory.
+	// Called once, after Wait and before Close.
+	Verdict(Exit) (messages.Cause, string, bool)
 	PID() int
 	Wait() Exit // blocks without a thread; once
 	Signal(syscall.Signal) error

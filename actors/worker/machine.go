@@ -40,6 +40,7 @@ type Machine struct {
 	Want    Want
 	Claimed bool   // holds a port, a device or a load slot
 	Queued  bool   // asked its pool for them
+	Held    bool   // its pool has said that it has to wait
 	Ticket  uint64 // numbers the requests, so that a late grant is told from a current one
 	Decided bool   // failed: the restart policy has said never
 	Prepare bool   // the spec's prepare has still to run before an attempt
@@ -129,7 +130,7 @@ var (
 var Table = []Row{
 	// pending: waits for a device, a port, a dependency or a load slot.
 	{messages.Pending, Admit, nil, messages.Starting, "resources claimed", start},
-	{messages.Pending, Hold, nil, messages.Pending, "", none},
+	{messages.Pending, Hold, nil, messages.Pending, "", hold},
 	{messages.Pending, Stop, nil, messages.Stopped, "stopped before it started", unqueue},
 	{messages.Pending, Kill, nil, messages.Stopped, "stopped before it started", unqueue},
 	{messages.Pending, Restart, nil, messages.Pending, "", none},

@@ -15,10 +15,11 @@ func (w *Worker) status() *messages.WorkerStatus {
 	s := &messages.WorkerStatus{
 		Name: l.Spec.Name, State: m.State, Since: m.Since, Reason: m.Reason, Attempt: m.Attempt, Pool: l.pool,
 		GPUs: l.gpus, Port: l.port, Model: l.Spec.Model, Engine: l.Spec.Engine, Progress: l.progress,
-		Heartbeat: messages.Heartbeat{Kind: messages.BeatNone}, InFlight: m.InFlight, Ready: m.State.Ready(), Said: l.said, Live: l.pulse,
+		Heartbeat: messages.Heartbeat{Kind: messages.BeatNone}, InFlight: m.InFlight, Held: m.Held, Ready: m.State.Ready(), Said: l.said, Live: l.pulse,
 		Restarts: messages.Restarts{Total: l.History.Total, Max: l.Spec.Restart.MaxRestarts,
 			InWindow: l.History.Failures.Count(w.host.Now(), l.Spec.Restart.Window.D())},
-		LastExit: l.lastExit, Labels: l.Spec.Labels, Command: l.Spec.Command, Source: l.Source,
+		Resources: messages.Resources{Unenforced: l.unenforced()},
+		LastExit:  l.lastExit, Labels: l.Spec.Labels, Command: l.Spec.Command, Source: l.Source,
 	}
 	if s.GPUs == nil {
 		s.GPUs = []string{}
@@ -63,3 +64,11 @@ func (l *Life) SetPool(id messages.PoolID) { l.pool = id }
 
 // Status is the status of a life that no incarnation has touched yet.
 func (l *Life) Status(h Host) *messages.WorkerStatus { return (&Worker{life: l, host: h}).status() }
+
+// unenforced is never null in an answer.
+func (l *Life) unenforced() []string {
+	if l.lacks == nil {
+		return []string{}
+	}
+	return l.lacks
+}

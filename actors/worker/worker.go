@@ -133,7 +133,7 @@ func (w *Worker) Receive(c actor.Context) {
 		}
 		w.quiet(c, Event{Kind: Admit, Ticket: m.Ticket})
 	case Held:
-		if w.life.Machine.Ticket == m.Ticket && w.life.Machine.Reason != m.Reason {
+		if mach := w.life.Machine; mach.Queued && mach.Ticket == m.Ticket && (!mach.Held || mach.Reason != m.Reason) {
 			w.quiet(c, Event{Kind: Hold, Reason: m.Reason})
 		}
 	case spawned:

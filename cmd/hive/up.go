@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -102,6 +103,9 @@ func (a *app) runHive(ctx context.Context, cfg *config.Config, opt hive.Options,
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
 
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50) // hive allocates little; a small daemon is worth more than a rare collection
+	}
 	h, err := hive.New(cfg, opt)
 	if err != nil {
 		return hiveError(err)
