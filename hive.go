@@ -86,6 +86,7 @@ type Hive struct {
 	desired sync.Map // messages.WorkerID -> messages.WorkerSpec, as asked for
 	watcher *observe.Watcher
 	notices *notices
+	sockets *sockets
 	stop    chan messages.Shutdown
 	ended   chan []messages.WorkerID
 	fatal   chan error
@@ -123,11 +124,15 @@ func (h *Hive) open() (err error) {
 	if err != nil {
 		return err
 	}
+	if e, ok := ports.Ephemeral(); ok && span.Overlaps(e) {
+		h.log.Warn("the ports of workers overlap those that the kernel gives to outgoing connections, so any program may hold one now and then; choose `ports` outside",
+			"ports", span.String(), "kernel", e.String())
+	}
 	if h.runner, err = process.NewRunner(); err != nil {
 		return err
 	}
 	h.memory = admission.NewMemory(memoryAvailable, h.memoryUsed)
-	h.watcher, h.notices = observe.New(), newNotices(h)
+	h.watcher, h.notices, h.sockets = observe.New(), newNotices(h), newSockets()
 	if h.logs, err = logs.Open(filepath.Join(h.cfg.DataDir, "logs")); err != nil {
 		return err
 	}
@@ -296,6 +301,7 @@ func (h *Hive) close() {
 		h.runner.KillEverything()
 		h.runner.Close()
 		h.notices.close()
+		h.sockets.close()
 	}
 	if h.logs != nil {
 		_ = h.logs.Close()

@@ -68,7 +68,7 @@ func (h *Hive) Send(to *actor.PID, m any) { h.system.Root.Send(to, m) }
 func (h *Hive) URL(port int) string { return "http://" + workerHost + ":" + strconv.Itoa(port) }
 
 // PortFree reports whether nobody listens on port.
-func (h *Hive) PortFree(port int) bool { return h.ports.Free(port) }
+func (h *Hive) PortFree(port int) bool { return h.sockets.onPort(port) || h.ports.Free(port) }
 
 // LeasePort leases a port. A worker that never mentions one gets one while
 // there are any, and runs without when there are none.
@@ -78,14 +78,32 @@ func (h *Hive) LeasePort(s messages.WorkerSpec) (int, error) {
 	}
 	fixed, _ := strconv.Atoi(string(s.Port))
 	p, err := h.ports.Lease(string(s.Name), fixed)
-	if err != nil && !config.NeedsPort(s) {
+	if err != nil && !config.NeedsPort(s) && s.Listen != messages.ListenSocket {
 		return 0, nil
+	}
+	if err == nil && s.Listen == messages.ListenSocket {
+		if err = h.sockets.bind(s.Name, p); err != nil {
+			h.ports.Release(string(s.Name))
+		}
 	}
 	return p, err
 }
 
-// ReleasePort gives a worker's port back.
-func (h *Hive) ReleasePort(id messages.WorkerID) { h.ports.Release(string(id)) }
+// ReleasePort gives a worker's port back, except one whose socket hive keeps for
+// the next attempt.
+func (h *Hive) ReleasePort(id messages.WorkerID) {
+	if !h.sockets.holds(id) {
+		h.ports.Release(string(id))
+	}
+}
+
+// rest gives back what a worker keeps between its attempts.
+func (h *Hive) rest(id messages.WorkerID) {
+	h.notices.shut(id)
+	if h.sockets.shut(id) {
+		h.ports.Release(string(id))
+	}
+}
 
 // WaitsFor says what dependencies lack; a name stands for all its replicas.
 func (h *Hive) WaitsFor(deps []string) string {
@@ -125,8 +143,8 @@ func (h *Hive) specsNamed(name string) []messages.WorkerID {
 // Publish puts a status in view.
 func (h *Hive) Publish(s *messages.WorkerStatus) {
 	h.board.PutWorker(s)
-	if s.PID == 0 && s.State.Settled() {
-		h.notices.shut(s.Name)
+	if s.Rests {
+		h.rest(s.Name)
 	}
 }
 
@@ -138,7 +156,7 @@ func (h *Hive) Forget(id messages.WorkerID) {
 	h.board.DropWorker(id)
 	h.tokens.Delete(id)
 	h.desired.Delete(id)
-	h.notices.shut(id)
+	h.rest(id)
 	if err := h.logs.Remove(id); err != nil {
 		h.log.Warn("could not remove the logs of a removed worker", "worker", id, "error", err)
 	}
@@ -206,7 +224,19 @@ func (h *Hive) Launch(l worker.Launch) (worker.Process, error) {
 	if socket != "" {
 		vars = append(vars, "NOTIFY_SOCKET="+socket, "WATCHDOG_USEC="+strconv.FormatInt(l.Spec.Heartbeat.Interval.D().Microseconds()*int64(l.Spec.Heartbeat.Misses), 10))
 	}
-	p, err := h.runner.Start(process.Spec{Command: command, Env: vars, Dir: l.Spec.Dir, User: l.Spec.User,
+	var files []*os.File
+	if f, err := h.sockets.file(l.Spec.Name); err != nil {
+		h.log.Warn("a worker's socket could not be passed on", "worker", l.Spec.Name, "error", err)
+	} else if f != nil {
+		defer f.Close()
+		files = []*os.File{f}
+		if err := process.Check(process.Spec{Command: command, Env: vars, Dir: l.Spec.Dir, User: l.Spec.User}); err == nil { // else Start says it of the program itself
+			var listen []string
+			command, listen = activation(command)
+			vars = append(vars, listen...)
+		}
+	}
+	p, err := h.runner.Start(process.Spec{Command: command, Env: vars, Files: files, Dir: l.Spec.Dir, User: l.Spec.User,
 		Output: out, MarkKey: markKey, MarkValue: fmt.Sprintf("%d/%s/%d", os.Getpid(), l.Spec.Name, l.Attempt), Tuning: process.Tuning{
 			NoFile: l.Spec.Limits.NoFile, Core: uint64(l.Spec.Limits.Core), AS: uint64(l.Spec.Limits.AS), MemLock: uint64(l.Spec.Limits.MemLock),
 			Nice: l.Spec.Nice, OOMScoreAdj: l.Spec.OOMScoreAdj}})

@@ -14,6 +14,7 @@ import (
 	"github.com/rbee-hive/hive/engine"
 	"github.com/rbee-hive/hive/messages"
 	"github.com/rbee-hive/hive/observe"
+	"github.com/rbee-hive/hive/ports"
 	"github.com/rbee-hive/hive/process"
 )
 
@@ -88,8 +89,11 @@ type logOf struct {
 func (l logOf) Follow(ctx context.Context, tail int, emit func([]byte) error) error {
 	return l.h.logs.Follow(ctx, l.w, l.a, tail, emit)
 }
-func (l logOf) Size() int64                              { return l.h.logs.Size(l.w, l.a) }
-func (l logOf) ReadAt(buf []byte, at int64) (int, error) { return l.h.logs.ReadAt(l.w, l.a, buf, at) }
+func (l logOf) Size() int64 { return l.h.logs.Size(l.w, l.a) }
+
+func (l logOf) ReadAt(buf []byte, at int64) (n int, next int64, err error) {
+	return l.h.logs.ReadAt(l.w, l.a, buf, at)
+}
 
 // lastWords is how many lines of a dead worker's log are read for the cause: an
 // engine's traceback is some 60 lines.
@@ -101,7 +105,13 @@ func (h *Hive) Diagnose(s messages.WorkerSpec, a messages.Attempt) (messages.Cau
 	if !ok {
 		return messages.CauseNone, "", false
 	}
-	return e.DiagnoseTail(h.LogTail(s.Name, a, lastWords))
+	cause, words, ok := e.DiagnoseTail(h.LogTail(s.Name, a, lastWords))
+	if ok && cause == messages.CausePortInUse {
+		if w, found := h.board.Worker(s.Name); found && w.Port != 0 && !h.ports.Free(w.Port) {
+			words += fmt.Sprintf("; port %d is held by %s", w.Port, ports.Holder(w.Port))
+		}
+	}
+	return cause, words, ok
 }
 
 // succeeds runs the readiness command to its end; exit code 0 is ready.

@@ -38,6 +38,7 @@ var descriptions = map[string]string{
 	"WorkerSpec.Replicas":    "Number of copies, named name-1, name-2 and so on from 2 upwards.",
 	"WorkerSpec.GPU":         "Devices the worker asks for, or none; default none.",
 	"WorkerSpec.Port":        "auto (leased from ports), none, or a fixed number; default auto.",
+	"WorkerSpec.Listen":      "Who binds the port: port (the worker) or socket (hive, which passes it on as systemd does); default port.",
 	"WorkerSpec.Env":         "Variables added to the environment; macros are replaced.",
 	"WorkerSpec.Dir":         "Working directory.",
 	"WorkerSpec.User":        "User the worker runs as.",
@@ -100,4 +101,5 @@ var descriptions = map[string]string{
 	"StopSpec.Grace":          "Time from the signal to SIGKILL; default shutdown.grace.",
 	"LogsSpec.Size":           "Size at which a log file is rotated; default 10MiB.",
 	"LogsSpec.Files":          "Rotated files kept; default 5.",
+	"LogsSpec.Rate":           "Output kept, in bytes a second; of what comes faster, the archives say how much was dropped. Default no bound.",
 }

@@ -185,6 +185,15 @@ func (k checker) resources(w *messages.WorkerSpec) {
 	} else {
 		k.oneOf("port", string(w.Port), []string{"auto", "none", "a number"})
 	}
+	k.oneOf("listen", w.Listen, []string{messages.ListenPort, messages.ListenSocket})
+	if w.Listen == messages.ListenSocket {
+		if w.Port == "none" {
+			k.bad("listen", "a socket needs a port, and port is none; write port: auto or a number")
+		}
+		if w.Ready.TCP {
+			k.bad("ready.tcp", "with listen: socket the port takes connections before the worker does; use ready.http, log or notify")
+		}
+	}
 	if w.Limits.CPUs < 0 {
 		k.bad("limits.cpus", "%g is negative; write 0 for no limit", w.Limits.CPUs)
 	}

@@ -40,6 +40,7 @@ func DefaultWorker(c *Config) messages.WorkerSpec {
 	}
 	return messages.WorkerSpec{
 		Engine: EngineExec,
+		Listen: messages.ListenPort,
 		Port:   "auto",
 		Restart: messages.RestartSpec{
 			Policy:      messages.RestartOnFailure,

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -53,6 +54,8 @@ type file struct {
 	spec     messages.LogsSpec
 	archived int64 // everything before this offset is in archives
 	wd       int32
+	credit   float64       // bytes that may be archived now, with a rate
+	at       time.Time     // when credit was last worked out
 	more     chan struct{} // closed when something was written, or it ended
 	ended    bool
 }

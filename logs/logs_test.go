@@ -142,3 +142,48 @@ func TestTailMendsWhatIsNoText(t *testing.T) {
 		t.Errorf("%d lines, %v", len(lines), err)
 	}
 }
+
+// TestARateSaysWhatItDropped writes faster than the rate allows: what is kept and
+// what the notes say was dropped make up every line.
+func TestARateSaysWhatItDropped(t *testing.T) {
+	k := open(t, t.TempDir())
+	out, err := k.Begin("w", 1, messages.LogsSpec{Size: 8 << 10, Files: 1000, Rate: 1 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := k.Follow(context.Background(), "w", 1, 0, func(b []byte) error { got.Write(b); return nil }); err != nil {
+			t.Error(err)
+		}
+	})
+	const lines = 5000
+	for i := range lines {
+		if _, err := fmt.Fprintf(out, "line %d\n", i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = out.Close()
+	k.End("w", 1)
+	wg.Wait()
+	tail, err := k.Tail("w", 1, lines+1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, dropped, notes := 0, 0, 0
+	for _, l := range tail {
+		var n int
+		if _, err := fmt.Sscanf(l, "[hive: %d lines", &n); err == nil {
+			dropped, notes = dropped+n, notes+1
+		} else {
+			kept++
+		}
+	}
+	if notes == 0 || kept == 0 || kept+dropped != lines {
+		t.Errorf("%d lines kept, %d dropped by %d notes, of %d", kept, dropped, notes, lines)
+	}
+	if !strings.HasSuffix(got.String(), fmt.Sprintf("line %d\n", lines-1)) {
+		t.Error("a follower did not come to the end")
+	}
+}

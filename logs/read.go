@@ -171,13 +171,13 @@ func (k *Keeper) stream(ctx context.Context, w messages.WorkerID, a messages.Att
 		if f != nil {
 			more = f.more
 		}
-		n, err := readAt(k.shelf(w).all, a, pos, buf) // under the lock: no hole is punched meanwhile
+		n, next, err := readAt(k.shelf(w).all, a, pos, buf) // under the lock: no hole is punched meanwhile
 		k.mu.Unlock()
 		if err != nil {
 			return err
 		}
 		if n > 0 {
-			pos += int64(n)
+			pos = next
 			if err := emit(buf[:n]); err != nil {
 				return err
 			}
@@ -194,8 +194,9 @@ func (k *Keeper) stream(ctx context.Context, w messages.WorkerID, a messages.Att
 	}
 }
 
-// readAt reads at an attempt's offset, from the archive that holds it or the active file.
-func readAt(all []entry, a messages.Attempt, pos int64, buf []byte) (int, error) {
+// readAt reads at an attempt's offset, from the archive that holds it or the
+// active file; next is where to go on. What is in archives no more is passed over.
+func readAt(all []entry, a messages.Attempt, pos int64, buf []byte) (n int, next int64, err error) {
 	for _, e := range all {
 		if e.attempt != a || e.end != 0 && e.end <= pos {
 			continue
@@ -208,15 +209,22 @@ func readAt(all []entry, a messages.Attempt, pos int64, buf []byte) (int, error)
 		if e.end != 0 { // an archive ends at its name's offset
 			size, _ := f.Seek(0, io.SeekEnd)
 			at = max(pos-(e.end-size), 0)
+			pos = e.end - size + at
+			if e.cut {
+				at = 0
+			}
 		}
 		n, err := f.ReadAt(buf, at)
 		_ = f.Close()
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
-		return n, err
+		if e.cut {
+			return n, e.end, err
+		}
+		return n, pos + int64(n), err
 	}
-	return 0, nil
+	return 0, pos, nil
 }
 
 func (k *Keeper) nextAttempt(ctx context.Context, w messages.WorkerID, a messages.Attempt) (messages.Attempt, error) {
@@ -257,7 +265,7 @@ func (k *Keeper) Size(w messages.WorkerID, a messages.Attempt) int64 {
 
 // ReadAt reads an attempt's output at an offset; 0 bytes means that there is no
 // more yet. What lay in archives that are gone is passed over.
-func (k *Keeper) ReadAt(w messages.WorkerID, a messages.Attempt, buf []byte, at int64) (int, error) {
+func (k *Keeper) ReadAt(w messages.WorkerID, a messages.Attempt, buf []byte, at int64) (n int, next int64, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return readAt(k.shelf(w).all, a, at, buf)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,6 +33,7 @@ type entry struct {
 	attempt messages.Attempt
 	end     int64 // 0: the active file
 	size    int64 // on disk
+	cut     bool  // an archive of which only the news is kept that it was dropped
 }
 
 // shelf is what a worker's folder holds, so that a restart need not read it.
@@ -76,6 +78,31 @@ func older(x, y entry) int {
 	return cmp.Or(cmp.Compare(x.attempt, y.attempt), cmp.Compare(x.end, y.end))
 }
 
+// cutSuffix ends the name of an archive that holds a note in place of what came
+// faster than the rate allows: 3.log.10485760.cut.
+const cutSuffix = ".cut"
+
+// affords takes n bytes from the account of the file's rate. The account holds
+// ten seconds of it, so that a burst at the start passes.
+func (f *file) affords(n int64, now time.Time) bool {
+	rate := float64(f.spec.Rate)
+	if rate <= 0 {
+		return true
+	}
+	most := max(10*rate, float64(n))
+	if f.at.IsZero() {
+		f.credit = most
+	} else {
+		f.credit = min(most, f.credit+rate*now.Sub(f.at).Seconds())
+	}
+	f.at = now
+	if f.credit < float64(n) {
+		return false
+	}
+	f.credit -= float64(n)
+	return true
+}
+
 // list returns a worker's files, oldest first; an attempt's active file is its last.
 func list(dir string) []entry {
 	names, _ := os.ReadDir(dir)
@@ -88,6 +115,7 @@ func list(dir string) []entry {
 		}
 		e := entry{path: filepath.Join(dir, n.Name()), attempt: messages.Attempt(num)}
 		if rest != "" {
+			rest, e.cut = strings.CutSuffix(rest, cutSuffix)
 			if e.end, err = strconv.ParseInt(strings.TrimPrefix(rest, "."), 10, 64); err != nil {
 				continue
 			}
@@ -131,7 +159,6 @@ func (k *Keeper) rotate(f *file) (left int64) {
 			break
 		}
 		f.archived += n
-		k.shelf(f.w).put(entry{path: archivePath(filepath.Dir(f.path), f.a, f.archived), attempt: f.a, end: f.archived, size: n})
 		k.prune(f.w, f.spec)
 	}
 	return st.Size - f.archived
@@ -154,7 +181,13 @@ func (k *Keeper) archive(f *file, size int64) (int64, error) {
 		buf = buf[:i+1]
 	}
 	end := f.archived + int64(len(buf))
-	path := archivePath(filepath.Dir(f.path), f.a, end)
+	path, length := archivePath(filepath.Dir(f.path), f.a, end), int64(len(buf))
+	cut := !f.affords(length, time.Now())
+	if cut {
+		path += cutSuffix
+		buf = fmt.Appendf(nil, "[hive: %d lines (%s) were dropped here, the output is faster than logs.rate of %s a second]\n",
+			bytes.Count(buf, []byte{'\n'}), messages.Size(length).About(), f.spec.Rate)
+	}
 	tmp := filepath.Join(filepath.Dir(path), ".part")
 	if err := os.WriteFile(tmp, buf, 0o640); err != nil {
 		_ = os.Remove(tmp)
@@ -163,10 +196,11 @@ func (k *Keeper) archive(f *file, size int64) (int64, error) {
 	if err := os.Rename(tmp, path); err != nil {
 		return 0, err
 	}
-	if err := unix.Fallocate(int(in.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, f.archived, int64(len(buf))); err != nil {
+	if err := unix.Fallocate(int(in.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, f.archived, length); err != nil {
 		k.warn("punch", "this file system cannot punch holes, so logs are archived but their files keep growing", err)
 	}
-	return int64(len(buf)), nil
+	k.shelf(f.w).put(entry{path: path, attempt: f.a, end: end, size: int64(len(buf)), cut: cut})
+	return length, nil
 }
 
 // pruneSoon prunes beside the restart that is under way.

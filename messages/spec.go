@@ -20,6 +20,7 @@ type WorkerSpec struct {
 	Replicas    int               `yaml:"replicas" json:"replicas,omitempty"`
 	GPU         GPUSpec           `yaml:"gpu" json:"gpu"`
 	Port        PortSpec          `yaml:"port" json:"port"`
+	Listen      string            `yaml:"listen" json:"listen"`
 	Env         map[string]string `yaml:"env" json:"env,omitempty"`
 	Dir         string            `yaml:"dir" json:"dir,omitempty"`
 	User        string            `yaml:"user" json:"user,omitempty"`
@@ -54,6 +55,12 @@ type GPUSpec struct {
 
 // PortSpec is "auto" (a lease from the range), "none", or a fixed number.
 type PortSpec string
+
+// Who binds a worker's port.
+const (
+	ListenPort   = "port"   // the worker does
+	ListenSocket = "socket" // hive does, and passes the socket on
+)
 
 // RestartSpec is the restart policy and its numbers.
 type RestartSpec struct {
@@ -126,8 +133,10 @@ type StopSpec struct {
 	Grace  Duration `yaml:"grace" json:"grace"`
 }
 
-// LogsSpec bounds the log files kept for one worker: Files archives of Size.
+// LogsSpec bounds the log files kept for one worker: Files archives of Size. What
+// comes faster than Rate bytes a second, when that is set, is not archived.
 type LogsSpec struct {
 	Size  Size `yaml:"size" json:"size"`
 	Files int  `yaml:"files" json:"files"`
+	Rate  Size `yaml:"rate" json:"rate,omitempty"`
 }

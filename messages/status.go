@@ -34,7 +34,8 @@ type WorkerStatus struct {
 	StopBy    *time.Time        `json:"stop_by,omitempty"` // draining or stopping: when it is ended by force
 	Source    string            `json:"source"`            // "file" or "api": who declared the worker
 
-	Live *Pulse `json:"-"` // what has moved since; Now reads it
+	Rests bool   `json:"-"` // nothing of it runs, and nothing soon will
+	Live  *Pulse `json:"-"` // what has moved since; Now reads it
 }
 
 // Progress is how far a load has come: Value from 0 to 1.

@@ -23,7 +23,7 @@ type Log interface {
 	Follow(ctx context.Context, tail int, emit func([]byte) error) error
 	// Size is how much has been written; ReadAt reads at such an offset.
 	Size() int64
-	ReadAt(buf []byte, at int64) (int, error)
+	ReadAt(buf []byte, at int64) (n int, next int64, err error)
 }
 
 // Target is one attempt to look at.

@@ -161,17 +161,18 @@ func changed(a, b *int) bool  { return b != nil && (a == nil || *a != *b) }
 func (s *stallWatch) wrote() bool {
 	buf := make([]byte, 64<<10)
 	for {
-		n, err := s.t.Log.ReadAt(buf, s.pos)
+		n, next, err := s.t.Log.ReadAt(buf, s.pos)
 		if n == 0 || err != nil {
 			return false
 		}
 		text := buf[:n]
 		if n == len(buf) { // up to a line's end, unless one fills it all
 			if i := bytes.LastIndexByte(text, '\n'); i >= 0 {
+				next -= int64(n - i - 1)
 				text = text[:i+1]
 			}
 		}
-		s.pos += int64(len(text))
+		s.pos = next
 		for line := range bytes.Lines(text) {
 			if line = bytes.TrimSpace(line); len(line) > 0 && (s.own == nil || !s.own.Match(line)) {
 				s.pos = s.t.Log.Size()

@@ -51,7 +51,8 @@ func collect(file string, port int, into map[string]bool) {
 	}
 }
 
-func describe(port int) string {
+// Holder names who listens on port: "pid 123 (nginx)", or "an unknown process".
+func Holder(port int) string {
 	pid, command, ok := Listener(port)
 	if !ok {
 		return "an unknown process"

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,6 +47,21 @@ func ParseRange(s string) (Range, error) {
 	return Range{first, last}, nil
 }
 
+// Ephemeral is the range from which the kernel gives ports to outgoing
+// connections: one of them may hold a port there at any moment. ok is false when
+// the kernel does not say. Source: ip(7), ip_local_port_range.
+func Ephemeral() (r Range, ok bool) {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		return Range{}, false
+	}
+	_, err = fmt.Sscan(string(b), &r.First, &r.Last)
+	return r, err == nil
+}
+
+// Overlaps reports whether two ranges share a port.
+func (r Range) Overlaps(o Range) bool { return r.First <= o.Last && o.First <= r.Last }
+
 // Ledger knows who holds which port. It is safe for concurrent use.
 type Ledger struct {
 	host string
@@ -77,7 +93,7 @@ func (l *Ledger) Lease(owner string, fixed int) (int, error) {
 			return 0, &InUseError{Port: fixed, Owner: "worker " + o}
 		}
 		if !l.Free(fixed) {
-			return 0, &InUseError{Port: fixed, Owner: describe(fixed)}
+			return 0, &InUseError{Port: fixed, Owner: Holder(fixed)}
 		}
 		return l.take(owner, fixed), nil
 	}

@@ -26,9 +26,10 @@ type Spec struct {
 	Command   []string
 	Env       []string // the complete environment
 	Dir, User string
-	Output    *os.File // stdout and stderr
+	Output    *os.File   // stdout and stderr
+	Files     []*os.File // descriptors from 3 on
 	Tuning    Tuning
-	MarkKey   string   // with MarkValue: an environment variable that marks the tree
+	MarkKey   string // with MarkValue: an environment variable that marks the tree
 	MarkValue string
 }
 
@@ -207,7 +208,7 @@ func (r *Runner) Start(s Spec) (*Proc, error) {
 		env = append(env[:len(env):len(env)], mark)
 	}
 	fd := -1
-	attr := &os.ProcAttr{Dir: s.Dir, Env: env, Files: []*os.File{null, s.Output, s.Output},
+	attr := &os.ProcAttr{Dir: s.Dir, Env: env, Files: append([]*os.File{null, s.Output, s.Output}, s.Files...),
 		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &fd, Credential: cred}}
 	r.spawning(1)
 	defer r.spawning(-1)

@@ -15,7 +15,7 @@ func (w *Worker) status() *messages.WorkerStatus {
 	s := &messages.WorkerStatus{
 		Name: l.Spec.Name, State: m.State, Since: m.Since, Reason: m.Reason, Attempt: m.Attempt, Pool: l.pool,
 		GPUs: l.gpus, Port: l.port, Model: l.Spec.Model, Engine: l.Spec.Engine, Progress: l.progress,
-		Heartbeat: messages.Heartbeat{Kind: messages.BeatNone}, InFlight: m.InFlight, Held: m.Held, Ready: m.State.Ready(), Said: l.said, Live: l.pulse,
+		Heartbeat: messages.Heartbeat{Kind: messages.BeatNone}, InFlight: m.InFlight, Held: m.Held, Rests: m.State == messages.Stopped || m.State == messages.Crashloop || m.State == messages.Failed && m.Decided, Ready: m.State.Ready(), Said: l.said, Live: l.pulse,
 		Restarts: messages.Restarts{Total: l.History.Total, Max: l.Spec.Restart.MaxRestarts,
 			InWindow: l.History.Failures.Count(w.host.Now(), l.Spec.Restart.Window.D())},
 		Resources: messages.Resources{Unenforced: l.unenforced()},
