@@ -143,6 +143,11 @@ func (h *Hive) specsNamed(name string) []messages.WorkerID {
 // Publish puts a status in view.
 func (h *Hive) Publish(s *messages.WorkerStatus) {
 	h.board.PutWorker(s)
+	if s.State == messages.Idle && s.Live.Used(s.Attempt).Processes == 0 {
+		if r, ok := h.running.Load(s.Name); ok { // the first reading need not wait for the next round
+			go h.uses(s.Name, r.(running))
+		}
+	}
 	if s.Rests {
 		h.rest(s.Name)
 	}

@@ -40,6 +40,7 @@ var _ = SynchronizedBeforeSuite(func() []byte {
 	dir, err := os.MkdirTemp("", "hive-specs")
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(os.RemoveAll, dir)
+	Expect(os.Chmod(dir, 0o755)).To(Succeed()) // some specs run hive as another user
 	b, err := runner.Build(dir)
 	Expect(err).NotTo(HaveOccurred())
 	text, err := json.Marshal(b)

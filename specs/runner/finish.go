@@ -53,7 +53,8 @@ func (h *Hive) expectNoDescriptors() {
 		return
 	}
 	for _, w := range h.Workers() {
-		if !w.State.Settled() {
+		// A failed one may be on its way to a restart.
+		if !w.State.Settled() || w.State == messages.Failed {
 			h.Do(messages.VerbStop, string(w.Name))
 		}
 	}

@@ -52,6 +52,7 @@ type Hive struct {
 	FirstPort  int
 	LastPort   int
 	Mark       string
+	As         *syscall.Credential // runs the daemon as another user; nil: as the runner's
 
 	cmd      *exec.Cmd
 	exited   chan struct{} // closed when the daemon has ended
@@ -169,7 +170,12 @@ func (h *Hive) Launch() {
 	h.cmd.Dir, h.cmd.Env = h.Dir, h.environment()
 	h.cmd.Stdout, h.cmd.Stderr = log, log
 	// Its own group, so that Ctrl-C on the specs reaches it only by Finish.
-	h.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	h.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: h.As}
+	if h.As != nil {
+		for _, path := range []string{h.Dir, h.ConfigPath} {
+			Expect(os.Chown(path, int(h.As.Uid), int(h.As.Gid))).To(Succeed())
+		}
+	}
 	Expect(h.cmd.Start()).To(Succeed())
 	cmd, exited := h.cmd, make(chan struct{})
 	h.exited, h.orphaned = exited, false
