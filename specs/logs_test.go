@@ -2,14 +2,20 @@ package specs
 
 import (
 	"bufio"
+	"cmp"
 	"context"
+	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -115,5 +121,91 @@ var _ = Describe("the log of a worker", func() {
 		h.Accept(messages.VerbStop, "a")
 		h.WaitState("a", messages.Stopped)
 		Eventually(size).Should(BeNumerically("<", 16<<20), "a writer at full speed is bounded, even if not to the byte")
+	})
+})
+
+// numbered reads the files of an attempt in order and returns how many lines
+// they hold; every line must be the number after the one before it.
+func numbered(dir string, attempt int) (lines int, archives int) {
+	GinkgoHelper()
+	type part struct {
+		path string
+		end  int64
+	}
+	active := filepath.Join(dir, fmt.Sprintf("%d.log", attempt))
+	names, err := filepath.Glob(active + ".*")
+	Expect(err).NotTo(HaveOccurred())
+	var parts []part
+	for _, n := range names {
+		end, err := strconv.ParseInt(n[len(active)+1:], 10, 64)
+		Expect(err).NotTo(HaveOccurred(), n)
+		parts = append(parts, part{n, end})
+	}
+	slices.SortFunc(parts, func(a, b part) int { return cmp.Compare(a.end, b.end) })
+	from := int64(0)
+	if len(parts) > 0 {
+		from = parts[len(parts)-1].end
+	}
+	for _, p := range append(parts, part{path: active}) {
+		f, err := os.Open(p.path)
+		Expect(err).NotTo(HaveOccurred())
+		if p.end == 0 {
+			_, err = f.Seek(from, io.SeekStart)
+			Expect(err).NotTo(HaveOccurred())
+		}
+		for text := bufio.NewScanner(f); text.Scan(); {
+			lines++
+			if text.Text() != strconv.Itoa(lines) {
+				Fail(fmt.Sprintf("%s: line %d reads %q", p.path, lines, text.Text()))
+			}
+		}
+		Expect(f.Close()).To(Succeed())
+	}
+	return lines, len(parts)
+}
+
+// unarchived is how many bytes of an attempt are in no archive yet.
+func unarchived(dir string, attempt int) int64 {
+	GinkgoHelper()
+	active := filepath.Join(dir, fmt.Sprintf("%d.log", attempt))
+	st, err := os.Stat(active)
+	Expect(err).NotTo(HaveOccurred())
+	names, err := filepath.Glob(active + ".*")
+	Expect(err).NotTo(HaveOccurred())
+	left := st.Size()
+	for _, n := range names {
+		end, err := strconv.ParseInt(n[len(active)+1:], 10, 64)
+		Expect(err).NotTo(HaveOccurred(), n)
+		left = min(left, st.Size()-end)
+	}
+	return left
+}
+
+var _ = Describe("the rotation of a log", Label("slow"), func() {
+	It("loses no line of a worker that writes faster than 50 MB/s, nor its descriptor", func() {
+		const last = 20_000_000 // 169 MB, which seq writes in a second or two
+		h := up(fmt.Sprintf("  - {name: a, command: [sh, -c, 'seq 1 %d; sleep 1000'], port: none, logs: {size: 10MiB, files: 1000}}", last))
+		w := h.WaitState("a", messages.Idle)
+		out, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/1", w.PID))
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(func() string { return strings.TrimSpace(h.Get("/v1/workers/a/logs?tail=1").Body) }).
+			WithTimeout(2 * time.Minute).Should(Equal(strconv.Itoa(last)))
+		dir := filepath.Join(h.DataDir, "logs", "a")
+		Eventually(func() int64 { return unarchived(dir, 1) }).WithTimeout(time.Minute).Should(BeNumerically("<", 10<<20), "rotation has caught up")
+		lines, archives := numbered(dir, 1)
+		Expect(archives).To(BeNumerically(">", 10))
+		Expect(lines).To(Equal(last))
+		still, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/1", w.PID))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(still).To(Equal(out))
+	})
+
+	It("says what it dropped when the output is faster than logs.rate", func() {
+		h := up("  - {name: a, command: [sh, -c, 'seq 1 3000000; sleep 1000'], port: none, logs: {size: 1MiB, files: 1000, rate: 100KiB}}")
+		h.WaitState("a", messages.Idle)
+		Eventually(func() string { return strings.TrimSpace(h.Get("/v1/workers/a/logs?tail=1").Body) }).
+			WithTimeout(2 * time.Minute).Should(Equal("3000000"))
+		Eventually(func() string { return logText(h) }).WithTimeout(time.Minute).WithPolling(time.Second).
+			Should(MatchRegexp(`\[hive: \d+ lines \(.*\) were dropped here, the output is faster than logs.rate of 100KiB a second\]`))
 	})
 })
