@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/rbee-hive/hive/actors/pool"
 	"github.com/rbee-hive/hive/actors/root"
 	"github.com/rbee-hive/hive/admission"
+	"github.com/rbee-hive/hive/cgroup"
 	"github.com/rbee-hive/hive/config"
 	httpd "github.com/rbee-hive/hive/http"
 	"github.com/rbee-hive/hive/journal"
@@ -67,6 +69,7 @@ type Hive struct {
 	opt     Options
 	log     *slog.Logger
 	lock    *os.File
+	cgroups *cgroup.Host
 	runner  *process.Runner
 	logs    *logs.Keeper
 	ports   *ports.Ledger
@@ -92,8 +95,9 @@ type Hive struct {
 	fatal   chan error
 
 	listeners []net.Listener
-	hush      func()        // ends the narration of events in the log
-	narrated  chan struct{} // closed when it has ended
+	tidying   sync.WaitGroup // cgroups that are being removed
+	hush      func()         // ends the narration of events in the log
+	narrated  chan struct{}  // closed when it has ended
 
 	mu sync.Mutex // guards cfg, which a reload replaces
 }
@@ -128,6 +132,8 @@ func (h *Hive) open() (err error) {
 		h.log.Warn("the ports of workers overlap those that the kernel gives to outgoing connections, so any program may hold one now and then; choose `ports` outside",
 			"ports", span.String(), "kernel", e.String())
 	}
+	h.cgroups = cgroup.Open("hive-" + strconv.Itoa(os.Getpid()))
+	h.cgroups.Sweep()
 	if h.runner, err = process.NewRunner(); err != nil {
 		return err
 	}
@@ -300,6 +306,10 @@ func (h *Hive) close() {
 	if h.runner != nil {
 		h.runner.KillEverything()
 		h.runner.Close()
+		h.tidying.Wait()
+		if err := h.cgroups.Close(); err != nil {
+			h.log.Debug("hive's cgroup folders were not removed", "error", err)
+		}
 		h.notices.close()
 		h.sockets.close()
 	}

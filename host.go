@@ -5,23 +5,15 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"maps"
 	mathrand "math/rand/v2"
-	"os"
 	"runtime/debug"
-	"slices"
 	"strconv"
-	"strings"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 
-	"github.com/rbee-hive/hive/actors/worker"
 	"github.com/rbee-hive/hive/config"
 	"github.com/rbee-hive/hive/messages"
-	"github.com/rbee-hive/hive/process"
 	"github.com/rbee-hive/hive/supervision"
 )
 
@@ -201,138 +193,4 @@ func (h *Hive) Panicked(who string, reason any) {
 		return
 	}
 	h.log.Error("an actor panicked; this is a bug in hive", "actor", who, "reason", fmt.Sprint(reason), "stack", string(debug.Stack()))
-}
-
-// Launch makes the process of an attempt. It blocks until exec has happened.
-func (h *Hive) Launch(l worker.Launch) (worker.Process, error) {
-	command, env, err := config.Expand(l.Spec, config.Vars{Port: l.Port, Host: workerHost, Attempt: l.Attempt,
-		GPU: strings.Join(l.GPUs, ",")})
-	if err != nil {
-		return nil, &worker.LaunchError{Cause: messages.CauseConfig, Detail: err.Error()}
-	}
-	if l.Spec.Model != "" || len(l.Spec.Prepare) > 0 || len(l.Spec.Ready.Command) > 0 { // the start itself finds out about the rest
-		if lacks := config.WorkerHostProblems(l.Spec); len(lacks) > 0 {
-			return nil, &worker.LaunchError{Cause: messages.CauseConfig, Detail: lacks[0].Message}
-		}
-	}
-	socket, err := h.notices.open(l.Spec)
-	if err != nil {
-		h.log.Warn("a worker has no notify socket", "worker", l.Spec.Name, "error", err)
-	}
-	out, err := h.logs.Begin(l.Spec.Name, l.Attempt, l.Spec.Logs)
-	if err != nil {
-		return nil, &worker.LaunchError{Cause: messages.CauseUnknown, Detail: fmt.Sprintf("open the log of worker %s: %v", l.Spec.Name, err)}
-	}
-	defer out.Close()
-	done := h.notices.expect(l.Spec.Name, l.Attempt)
-	vars := h.environment(l, env)
-	if socket != "" {
-		vars = append(vars, "NOTIFY_SOCKET="+socket, "WATCHDOG_USEC="+strconv.FormatInt(l.Spec.Heartbeat.Interval.D().Microseconds()*int64(l.Spec.Heartbeat.Misses), 10))
-	}
-	var files []*os.File
-	if f, err := h.sockets.file(l.Spec.Name); err != nil {
-		h.log.Warn("a worker's socket could not be passed on", "worker", l.Spec.Name, "error", err)
-	} else if f != nil {
-		defer f.Close()
-		files = []*os.File{f}
-		if err := process.Check(process.Spec{Command: command, Env: vars, Dir: l.Spec.Dir, User: l.Spec.User}); err == nil { // else Start says it of the program itself
-			var listen []string
-			command, listen = activation(command)
-			vars = append(vars, listen...)
-		}
-	}
-	p, err := h.runner.Start(process.Spec{Command: command, Env: vars, Files: files, Dir: l.Spec.Dir, User: l.Spec.User,
-		Output: out, MarkKey: markKey, MarkValue: fmt.Sprintf("%d/%s/%d", os.Getpid(), l.Spec.Name, l.Attempt), Tuning: process.Tuning{
-			NoFile: l.Spec.Limits.NoFile, Core: uint64(l.Spec.Limits.Core), AS: uint64(l.Spec.Limits.AS), MemLock: uint64(l.Spec.Limits.MemLock),
-			Nice: l.Spec.Nice, OOMScoreAdj: l.Spec.OOMScoreAdj}})
-	done(p)
-	if err != nil {
-		h.logs.End(l.Spec.Name, l.Attempt)
-		var se *process.StartError
-		if !errors.As(err, &se) || !se.Config {
-			return nil, &worker.LaunchError{Cause: messages.CauseUnknown, Detail: err.Error()}
-		}
-		words := err.Error()
-		if lacks := config.WorkerHostProblems(l.Spec); len(lacks) > 0 {
-			words = lacks[0].Message // the words of hive check
-		}
-		return nil, &worker.LaunchError{Cause: messages.CauseConfig, Detail: words}
-	}
-	h.running.Store(l.Spec.Name, running{attempt: l.Attempt, proc: p})
-	return osProcess{p: p, closed: func() { h.running.CompareAndDelete(l.Spec.Name, running{attempt: l.Attempt, proc: p}) }}, nil
-}
-
-// inherited is the environment that hive was started with.
-var inherited = sync.OnceValue(func() map[string]string {
-	env := map[string]string{}
-	for _, kv := range os.Environ() {
-		if k, v, ok := strings.Cut(kv, "="); ok {
-			env[k] = v
-		}
-	}
-	return env
-})
-
-// environment is hive's own, the spec's over it, and the contract's over both.
-func (h *Hive) environment(l worker.Launch, own map[string]string) []string {
-	env := maps.Clone(inherited())
-	maps.Copy(env, own)
-	env["HIVE_WORKER"] = string(l.Spec.Name)
-	env["HIVE_ATTEMPT"] = strconv.FormatUint(uint64(l.Attempt), 10)
-	env["HIVE_URL"] = h.apiURL()
-	env["HIVE_TOKEN"] = l.Token
-	env["HOST"] = workerHost
-	for _, k := range []string{"PORT", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} { // hive's own are not the worker's
-		delete(env, k)
-	}
-	if l.Port != 0 {
-		env["PORT"] = strconv.Itoa(l.Port)
-	}
-	if len(l.GPUs) > 0 {
-		env["CUDA_VISIBLE_DEVICES"] = strings.Join(l.GPUs, ",")
-		env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-	}
-	list := make([]string, 0, len(env))
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		list = append(list, k+"="+env[k])
-	}
-	return list
-}
-
-// osProcess fits a process.Proc to what the worker actor needs.
-type osProcess struct {
-	p      *process.Proc
-	closed func()
-}
-
-func (o osProcess) PID() int                        { return o.p.PID() }
-func (o osProcess) Signal(sig syscall.Signal) error { return o.p.Signal(sig) }
-
-func (o osProcess) Close() {
-	o.closed()
-	o.p.Close()
-}
-
-func (o osProcess) Unenforced() []string { return nil }
-
-// Verdict knows nothing yet.
-func (o osProcess) Verdict(worker.Exit) (messages.Cause, string, bool) { return "", "", false }
-
-func (o osProcess) Wait() worker.Exit {
-	e := o.p.Wait()
-	return worker.Exit{Code: e.Code, Signal: e.Signal, CoreDumped: e.CoreDumped, Unknown: e.Unknown, At: e.At}
-}
-
-func (o osProcess) KillTree() error {
-	_, err := o.p.KillTree()
-	return err
-}
-
-func (o osProcess) Survivors() ([]worker.Member, error) {
-	ms, err := o.p.Survivors()
-	out := make([]worker.Member, len(ms))
-	for i, m := range ms {
-		out[i] = worker.Member{PID: m.PID, Command: m.Command, InGroup: m.InGroup}
-	}
-	return out, err
 }

@@ -29,7 +29,9 @@ type Spec struct {
 	Output    *os.File   // stdout and stderr
 	Files     []*os.File // descriptors from 3 on
 	Tuning    Tuning
-	MarkKey   string // with MarkValue: an environment variable that marks the tree
+	Leaf      string                   // a cgroup2 folder of the caller's, to be born in; "": one of the runner's
+	Enter     func(func() error) error // wraps the fork, to be born elsewhere; nil: nothing
+	MarkKey   string                   // with MarkValue: an environment variable that marks the tree
 	MarkValue string
 }
 
@@ -69,6 +71,7 @@ type Proc struct {
 	start  uint64
 	mark   string      // "KEY=value"
 	leaf   string      // its cgroup2 folder, "" where the host gives none
+	own    bool        // the leaf is the runner\'s, not the caller\'s
 	spent  atomic.Bool // cgroup.kill was used on the leaf
 
 	mu     sync.Mutex // guards reaped
@@ -212,14 +215,29 @@ func (r *Runner) Start(s Spec) (*Proc, error) {
 		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &fd, Credential: cred}}
 	r.spawning(1)
 	defer r.spawning(-1)
-	home, ok := r.grove.take()
+	home, ok, own := leaf{dir: s.Leaf}, s.Leaf != "", s.Leaf == ""
+	if ok {
+		if home.fd, err = unix.Open(s.Leaf, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return nil, &StartError{Reason: fmt.Sprintf("open cgroup %s: %v", s.Leaf, err), Err: err}
+		}
+	} else {
+		home, ok = r.grove.take()
+	}
 	if ok {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, home.fd
 	}
-	p, err := os.StartProcess(path, s.Command, attr)
-	if err != nil {
+	var p *os.Process
+	fork := func() (err error) { p, err = os.StartProcess(path, s.Command, attr); return err }
+	if s.Enter != nil {
+		err = s.Enter(fork)
+	} else {
+		err = fork()
+	}
+	if p == nil {
 		if ok {
 			_ = unix.Close(home.fd)
+		}
+		if ok && own {
 			r.grove.give(home.dir, false)
 		}
 		return nil, startError(s, err)
@@ -236,7 +254,7 @@ func (r *Runner) Start(s Spec) (*Proc, error) {
 	}
 	_ = unix.SetNonblock(fd, true)
 	unix.CloseOnExec(fd)
-	proc := &Proc{runner: r, os: p, pidfd: os.NewFile(uintptr(fd), "pidfd"), pid: p.Pid, mark: mark, leaf: home.dir}
+	proc := &Proc{runner: r, os: p, pidfd: os.NewFile(uintptr(fd), "pidfd"), pid: p.Pid, mark: mark, leaf: home.dir, own: own}
 	if st, err := readStat(p.Pid); err == nil {
 		proc.start = st.start
 	}

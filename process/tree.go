@@ -225,7 +225,7 @@ func killExactly(pid int, start uint64) error {
 // Close forgets the process; call it once nothing of it lives.
 func (p *Proc) Close() {
 	p.runner.remove(p)
-	if p.leaf != "" {
+	if p.leaf != "" && p.own {
 		p.runner.grove.give(p.leaf, p.spent.Load())
 	}
 }
