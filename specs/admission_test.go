@@ -129,13 +129,15 @@ func fill(path string) {
 	Expect(err).To(MatchError(syscall.ENOSPC))
 }
 
+func nobody() *syscall.Credential { return &syscall.Credential{Uid: 65534, Gid: 65534} }
+
 var _ = Describe("hive as an ordinary user", Label("root"), func() {
 	It("works, and says what it cannot hold", func() {
 		if os.Geteuid() != 0 {
 			Skip("needs root, to become nobody; without root every spec is this one")
 		}
 		h := runner.New(bin)
-		h.As = &syscall.Credential{Uid: 65534, Gid: 65534}
+		h.As = nobody()
 		h.Configure("", worker("a", "--callbacks --notify", readyByHealth)+worker("b", "--crash-after 100ms --crash-attempts 1")+
 			worker("c", "--grandchild --daemonize-child --mark MARK", "stop: {grace: 200ms}")+
 			worker("d", "", "user: root")+worker("e", "", "nice: -5"))
