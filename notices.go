@@ -32,7 +32,8 @@ type notices struct {
 
 // ear is one worker's socket.
 type ear struct {
-	socket *notify.Socket
+	socket   *notify.Socket
+	uid, gid int // who may send, beside root
 
 	mu      sync.Mutex // guards all below
 	attempt messages.Attempt
@@ -40,6 +41,7 @@ type ear struct {
 	proc    *process.Proc
 	trusted map[int]time.Time // senders found in the tree, and when
 	told    map[messages.EventType]bool
+	far     messages.Progress // the progress last told
 }
 
 // trustFor is how long a sender once found in the tree is not looked up again:
@@ -52,42 +54,46 @@ func newNotices(h *Hive) *notices {
 	return n
 }
 
-// path is where a worker's socket lies: data_dir/notify/NAME.sock, or a short
-// name beside the API's socket where that is too long for the kernel.
+// path is where a worker's socket lies: data_dir/notify/NAME.sock. Where that is
+// too long for the kernel it has a short name there, or in data_dir itself, or
+// beside the API's socket.
 func (n *notices) path(id messages.WorkerID) string {
-	dir, err := filepath.Abs(filepath.Join(n.h.cfg.DataDir, "notify"))
-	name := string(id) + ".sock"
-	if err == nil && len(dir)+1+len(name) <= notify.MaxPath {
-		return filepath.Join(dir, name)
-	}
 	sum := sha256.Sum256([]byte(id))
-	name = hex.EncodeToString(sum[:6]) + ".sock"
-	if err == nil && len(dir)+1+len(name) <= notify.MaxPath {
-		return filepath.Join(dir, name)
+	short := hex.EncodeToString(sum[:5]) + ".sock"
+	if data, err := filepath.Abs(n.h.cfg.DataDir); err == nil {
+		for _, path := range []string{filepath.Join(data, "notify", string(id)+".sock"), filepath.Join(data, "notify", short), filepath.Join(data, short)} {
+			if len(path) <= notify.MaxPath {
+				return path
+			}
+		}
 	}
-	return filepath.Join(strings.TrimSuffix(n.h.sock, ".sock")+".notify", name)
+	return filepath.Join(strings.TrimSuffix(n.h.sock, ".sock")+".notify", short)
 }
 
 // open makes sure that a worker's socket listens, and returns its path.
 func (n *notices) open(s messages.WorkerSpec) (string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	uid, gid, err := process.Owner(s.User)
+	if err != nil {
+		return "", err
+	}
 	if e := n.ear[s.Name]; e != nil {
-		return e.socket.Path(), nil
+		if e.uid == uid && e.gid == gid {
+			return e.socket.Path(), nil
+		}
+		_ = e.socket.Close() // its user has changed
+		delete(n.ear, s.Name)
 	}
 	path := n.path(s.Name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return "", err
-	}
-	uid, gid, err := process.Owner(s.User)
-	if err != nil {
 		return "", err
 	}
 	socket, err := notify.Listen(path, uid, gid)
 	if err != nil {
 		return "", err
 	}
-	e := &ear{socket: socket}
+	e := &ear{socket: socket, uid: uid, gid: gid}
 	n.ear[s.Name] = e
 	n.wg.Go(func() {
 		if err := socket.Serve(func(d notify.Datagram) { n.hear(s.Name, e, d) }); err != nil {
@@ -110,6 +116,7 @@ func (n *notices) expect(id messages.WorkerID, a messages.Attempt) func(*process
 	made := make(chan struct{})
 	e.mu.Lock()
 	e.attempt, e.made, e.proc, e.trusted, e.told = a, made, nil, map[int]time.Time{}, map[messages.EventType]bool{}
+	e.far = messages.Progress{}
 	e.mu.Unlock()
 	return func(p *process.Proc) {
 		e.mu.Lock()
@@ -178,6 +185,10 @@ func (n *notices) hear(id messages.WorkerID, e *ear, d notify.Datagram) {
 	if d.Message.Unknown > 0 {
 		n.h.metrics.NotifyRefused(id, "unknown word")
 	}
+	if !e.advances(d.Message) {
+		n.h.metrics.NotifyRefused(id, "progress went back")
+		d.Message.Progress = nil
+	}
 	n.pass(id, a, d.Message)
 }
 
@@ -214,7 +225,13 @@ func (n *notices) pass(id messages.WorkerID, a messages.Attempt, m notify.Messag
 			if m.InFlight != nil {
 				s = &messages.Stats{InFlight: m.InFlight}
 			}
-			if w.Live.Beat(a, time.Now(), s) {
+			moved := false
+			if m.Watchdog {
+				moved = w.Live.Beat(a, time.Now(), s)
+			} else {
+				moved = w.Live.Note(a, s) // no heartbeat: it may come on changes only
+			}
+			if moved {
 				tell(messages.Callback{Kind: messages.CallbackHeartbeat})
 			}
 		}
@@ -260,6 +277,25 @@ func (e *ear) trusts(pid int) bool {
 		}
 		e.trusted[pid] = now
 	}
+	return true
+}
+
+// advances reports whether a message's progress, if it has one, is no step back
+// within a stage.
+func (e *ear) advances(m notify.Message) bool {
+	if m.Progress == nil {
+		return true
+	}
+	p := messages.Progress{Value: *m.Progress}
+	if m.Stage != nil {
+		p.Stage = *m.Stage
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if p.Stage == e.far.Stage && p.Value < e.far.Value {
+		return false
+	}
+	e.far = p
 	return true
 }
 

@@ -121,6 +121,9 @@ func (h *Hive) Callback(ctx context.Context, m messages.Callback, token string) 
 	if !ok || subtle.ConstantTimeCompare([]byte(v.(callToken).secret), []byte(token)) != 1 {
 		return nil, fmt.Errorf("worker %s: %w", m.Worker, ErrUnauthorized)
 	}
+	if a := v.(callToken).attempt; m.Attempt != a {
+		return nil, &messages.StaleError{Worker: m.Worker, Got: m.Attempt, Current: a}
+	}
 	if m.Kind == messages.CallbackHeartbeat && st.Live != nil {
 		if !st.Live.Beat(m.Attempt, time.Now(), m.Stats) {
 			return st, nil // nothing that the tree must decide on

@@ -90,6 +90,17 @@ func (p *Pulse) Beat(a Attempt, at time.Time, s *Stats) (tell bool) {
 	return p.merge(s) || tell
 }
 
+// Note takes what a worker says of its work beside its heartbeats: it tells
+// nothing of whether the next one is due.
+func (p *Pulse) Note(a Attempt, s *Stats) (tell bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.on || a != p.r.Attempt {
+		return false
+	}
+	return p.merge(s)
+}
+
 // Seen takes an answer that hive asked for: a probe, or an engine's figures. A
 // worker that beats itself knows better, and only what it does not tell is taken.
 func (p *Pulse) Seen(a Attempt, at time.Time, s *Stats) (tell bool) {

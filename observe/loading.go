@@ -139,8 +139,8 @@ func (l *load) usage(ctx context.Context) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	m := &meter{}
-	m.grown(l.t.Usage())
-	var total, unread int64
+	_, total := m.grown(l.t.Usage()) // a fast load has read much before it is first looked at
+	var unread int64
 	for last := time.Now(); ; {
 		select {
 		case <-ctx.Done():

@@ -22,8 +22,8 @@ const readEvery = 2 * time.Second
 func (w *Watcher) Serving(ctx context.Context, t Target, report func(Sighting)) {
 	h, stall := t.Spec.Health, t.Spec.Progress.Stall.D()
 	probes := h.HTTP != "" && h.Interval > 0 && h.Failures > 0
-	native := t.Pulse.Read().Kind == messages.BeatNative
-	stalls := stall > 0 && (native || len(t.Sources) > 0)
+	r := t.Pulse.Read()
+	stalls := stall > 0 && (r.Kind == messages.BeatNative || r.Stats.InFlight != nil || len(t.Sources) > 0)
 	if !probes && len(t.Sources) == 0 && !stalls {
 		return
 	}

@@ -132,7 +132,7 @@ var _ = Describe("a worker's callbacks", func() {
 		h := up(mute("a", engineHive))
 		w := h.WaitState("a", messages.Loading)
 		token := runner.Environment(w.PID, "HIVE_TOKEN")
-		for kind, more := range map[string]string{"ready": "", "progress": `,"value":0.9`, "state": `,"state":"busy"`} {
+		for kind, more := range map[string]string{"ready": "", "heartbeat": "", "progress": `,"value":0.9`, "state": `,"state":"busy"`} {
 			r := h.API(http.MethodPost, "/v1/workers/a/"+kind, `{"attempt":2`+more+`}`, "Authorization", "Bearer "+token)
 			Expect(r.Status).To(Equal(http.StatusConflict), "%s: %s", kind, r.Body)
 		}

@@ -235,6 +235,8 @@ func settle(m *Machine, _ Event, _ time.Time) []Effect {
 		m.Reason = "stopped by request"
 	case messages.CauseShutdown:
 		m.Reason = "hive was shut down"
+	case messages.CauseEvicted:
+		m.Reason = m.Detail
 	default: // the reason tells how it ended by itself
 	}
 	return fx
@@ -320,6 +322,9 @@ func drained(m *Machine, ev Event, now time.Time) []Effect {
 func signal(w Want) action {
 	return func(m *Machine, ev Event, now time.Time) []Effect {
 		m.Want, m.Cause = w, ev.Cause
+		if ev.Cause == messages.CauseEvicted {
+			m.Detail = ev.Reason
+		}
 		if m.EndAt.IsZero() {
 			m.EndAt = now
 		}

@@ -50,8 +50,8 @@ func (w *Worker) heard(c actor.Context) error {
 		return nil
 	}
 	s := l.Machine.State
-	if s.Ready() && r.Kind == messages.BeatNative && !w.native {
-		w.serve(c) // it turned out to beat itself
+	if s.Ready() && tells(r) && !w.native {
+		w.serve(c) // it turned out to speak for itself
 	}
 	if r.Stats.InFlight == nil || !s.Ready() && s != messages.Draining {
 		return nil
@@ -59,6 +59,11 @@ func (w *Worker) heard(c actor.Context) error {
 	l.pulse.Told(*r.Stats.InFlight)
 	return w.apply(c, Event{Kind: InFlight, Attempt: r.Attempt, InFlight: *r.Stats.InFlight,
 		Drain: l.Spec.Stop.Drain.D(), Grace: l.Spec.Stop.Grace.D()})
+}
+
+// tells reports whether a worker beats itself, or tells its work by itself.
+func tells(r messages.Reading) bool {
+	return r.Kind == messages.BeatNative || r.Kind == messages.BeatNone && r.Stats.InFlight != nil
 }
 
 // ownState takes the state that a worker says it is in. ready alone moves it out

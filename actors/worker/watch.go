@@ -44,7 +44,7 @@ func SaysItself(s messages.WorkerSpec) bool {
 // serve begins to watch a worker that is ready.
 func (w *Worker) serve(c actor.Context) {
 	w.stopWatch()
-	w.native = w.life.pulse.Read().Kind == messages.BeatNative
+	w.native = tells(w.life.pulse.Read())
 	if w.demandsBeats() {
 		w.arm(c, TimerBeat, max(w.beatDeadline().Sub(w.host.Now()), time.Millisecond))
 	}

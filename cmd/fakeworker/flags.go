@@ -35,6 +35,7 @@ type habits struct {
 	inFlight   int64
 	tokenRate  float64 // per second
 	logLines   float64
+	accessLog  bool
 	say        words
 
 	// Crashing.
@@ -109,7 +110,7 @@ func parse(args []string, out io.Writer) (habits, error) {
 	fs.DurationVar(&h.load, add("load"), 0, "be loading for this long: /health says 503, stdout gets `progress 0.42` lines")
 	fs.Float64Var(&h.loadStallAt, add("load-stall-at"), -1, "stop loading for good at this fraction, such as 0.6")
 	fs.StringVar(&h.sayReady, add("say-ready"), "server is listening", "the line printed when ready")
-	fs.BoolVar(&h.notify, add("notify"), false, "send READY=1 to NOTIFY_SOCKET when ready; with --heartbeat-every and without --callbacks, heartbeats and progress too")
+	fs.BoolVar(&h.notify, add("notify"), false, "send READY=1 to NOTIFY_SOCKET when ready; with --heartbeat-every and without --callbacks, heartbeats and progress too; POST /notify sends its body there")
 	fs.BoolVar(&h.doubleReady, add("double-ready"), false, "say that it is ready twice, in every way it says it at all")
 	fs.DurationVar(&h.extend, add("extend"), 0, "ask hive once, at the start, for this long to load")
 	fs.StringVar(&h.status, add("status"), "", "send this text as STATUS= to NOTIFY_SOCKET at the start")
@@ -122,6 +123,7 @@ func parse(args []string, out io.Writer) (habits, error) {
 	fs.Int64Var(&h.inFlight, add("in-flight"), 0, "requests in flight from ready on; POST /in-flight?n=3 changes it")
 	fs.Float64Var(&h.tokenRate, add("tokens"), 0, "tokens per second while a request is in flight, in heartbeats and /metrics")
 	fs.Float64Var(&h.logLines, add("log-lines"), 0, "numbered log lines per second on stdout")
+	fs.BoolVar(&h.accessLog, add("access-log"), false, "print a line for each request")
 	fs.Var(&h.say, add("say"), "print this line on stderr at the start; may be given again")
 
 	section("Crashing")

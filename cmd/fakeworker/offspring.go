@@ -15,6 +15,7 @@ const (
 	roleGrandchild = "grandchild" // own session, holds the port
 	roleBetween    = "between"    // makes the daemon and exits, so that the daemon has no parent
 	roleDaemon     = "daemon"
+	roleMessenger  = "messenger" // own session, sends one datagram
 )
 
 // portFD is where the grandchild finds the listening socket: the first of
@@ -75,6 +76,10 @@ func (w *process) start(cmd *exec.Cmd) {
 
 // beOffspring is main for a process that fakeworker started itself.
 func beOffspring(h habits) {
+	if h.role == roleMessenger {
+		beMessenger()
+		return
+	}
 	if h.role == roleBetween {
 		w := &process{habits: h}
 		cmd := w.self(roleDaemon)

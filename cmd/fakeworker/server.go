@@ -30,12 +30,24 @@ func (w *process) listen() net.Listener {
 	mux.HandleFunc("GET /slots", w.honest(w.slots))
 	mux.HandleFunc("GET /metrics", w.honest(w.metrics))
 	mux.HandleFunc("POST /in-flight", w.honest(w.setInFlight))
+	mux.HandleFunc("POST /notify", w.honest(w.relay))
 	mux.HandleFunc("GET /", w.honest(w.echo))
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: w.noted(mux), ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		fmt.Fprintf(os.Stderr, "server ended: %v\n", srv.Serve(l))
 	}()
 	return l
+}
+
+// noted prints a line for each request, as many servers do.
+func (w *process) noted(next http.Handler) http.Handler {
+	if !w.accessLog {
+		return next
+	}
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		fmt.Printf("%s - \"%s %s %s\"\n", r.RemoteAddr, r.Method, r.URL.Path, r.Proto)
+		next.ServeHTTP(rw, r)
+	})
 }
 
 // honest keeps a request waiting while the worker hangs.
