@@ -85,6 +85,8 @@ func examine() []finding {
 		subreaperFinding(),
 		cgroupFinding("/sys/fs/cgroup", "/proc/self/cgroup"),
 		filesFinding(),
+		portsFinding("/proc/sys/net/ipv4/ip_local_port_range"),
+		oomLogFinding("/dev/kmsg"),
 		gpuFinding(),
 	}
 }
@@ -170,6 +172,34 @@ func filesFinding() finding {
 	return finding{"open files", statusOK, fmt.Sprintf("soft limit %d, hard limit %d", lim.Cur, lim.Max)}
 }
 
+// portsFinding tells from which ports the kernel serves outgoing connections:
+// one of them may be taken at any moment. Source: ip(7), ip_local_port_range.
+func portsFinding(file string) finding {
+	const name = "ports of workers"
+	b, err := os.ReadFile(file)
+	var first, last int
+	if err == nil {
+		_, err = fmt.Sscan(string(b), &first, &last)
+	}
+	if err != nil {
+		return finding{name, statusLimited, fmt.Sprintf("%s cannot be read: which ports the kernel gives to outgoing connections is not known", file)}
+	}
+	if first <= 7199 && last >= 7100 {
+		return finding{name, statusLimited, fmt.Sprintf("the kernel gives %d-%d to outgoing connections, among them hive's default 7100-7199: choose `ports` outside", first, last)}
+	}
+	return finding{name, statusOK, fmt.Sprintf("choose `ports` outside %d-%d, which the kernel gives to outgoing connections", first, last)}
+}
+
+// oomLogFinding tells whether a kill by the host's own out-of-memory killer can
+// be recognised.
+func oomLogFinding(file string) finding {
+	const name = "kernel log"
+	if unix.Access(file, unix.R_OK) != nil {
+		return finding{name, statusLimited, file + " cannot be read: when the whole host runs out of memory, the cause of a kill reads signal and not oom; run as root, or set kernel.dmesg_restrict=0"}
+	}
+	return finding{name, statusOK, "readable: a kill because the whole host ran out of memory is recognised"}
+}
+
 // gpuFinding looks for the driver's device node and for cgo, without loading
 // the driver's library.
 func gpuFinding() finding {
@@ -230,7 +260,11 @@ func wantControllers(name, mode string, have []string) finding {
 		}
 	}
 	if len(lacking) > 0 {
-		return finding{name, statusLimited, fmt.Sprintf("%s without %s: these limits are not held", mode, strings.Join(lacking, ", "))}
+		how := "mount their controllers under /sys/fs/cgroup, and run hive as root"
+		if mode == "v2" {
+			how = "give hive's cgroup these controllers: systemd-run -p Delegate=yes, or cgroup.subtree_control of the folder above"
+		}
+		return finding{name, statusLimited, fmt.Sprintf("%s without %s: these limits are not held; %s", mode, strings.Join(lacking, ", "), how)}
 	}
 	return finding{name, statusOK, mode + " with memory, cpu, pids and cpuset"}
 }
