@@ -58,7 +58,7 @@ func (h *Hive) Launch(l worker.Launch) (worker.Process, error) {
 		defer closed()
 	}
 	done := h.notices.expect(l.Spec.Name, l.Attempt)
-	began := time.Now()
+	began, kills := time.Now(), kernelKills()
 	p, err := h.runner.Start(s)
 	done(p)
 	if err != nil {
@@ -68,7 +68,7 @@ func (h *Hive) Launch(l worker.Launch) (worker.Process, error) {
 	}
 	r := running{attempt: l.Attempt, proc: p}
 	h.running.Store(l.Spec.Name, r)
-	return osProcess{p: p, spec: l.Spec, group: group, lacks: lacks, began: began, closed: func() {
+	return osProcess{p: p, spec: l.Spec, group: group, lacks: lacks, began: began, kills: kills, closed: func() {
 		h.running.CompareAndDelete(l.Spec.Name, r)
 		h.ungroup(l.Spec.Name, group)
 	}}, nil
@@ -179,7 +179,24 @@ type osProcess struct {
 	group  *cgroup.Group // nil without limits
 	lacks  []string
 	began  time.Time
+	kills  uint64 // kernelKills when it began
 	closed func()
+}
+
+// kernelKills is how many processes the kernel has killed for want of memory
+// since it started, 0 where it does not say. Source: /proc/vmstat, oom_kill.
+func kernelKills() uint64 {
+	b, err := os.ReadFile("/proc/vmstat")
+	if err != nil {
+		return 0
+	}
+	_, rest, found := strings.Cut(string(b), "\noom_kill ")
+	if !found {
+		return 0
+	}
+	number, _, _ := strings.Cut(rest, "\n")
+	n, _ := strconv.ParseUint(number, 10, 64)
+	return n
 }
 
 func (o osProcess) PID() int                        { return o.p.PID() }
@@ -211,7 +228,7 @@ func (o osProcess) Verdict(e worker.Exit) (messages.Cause, string, bool) {
 			return messages.CauseOOM, words + "; raise limits.memory, or give it a smaller model, context or batch", true
 		}
 	}
-	if e.Signal == syscall.SIGKILL {
+	if e.Signal == syscall.SIGKILL && kernelKills() != o.kills { // the log is long, and seldom worth reading
 		if yes, words := cgroup.KernelKilled(o.p.PID(), o.began); yes {
 			return messages.CauseOOM, "killed by the kernel because the whole host ran out of memory (" + words + "); give the workers of this host limits.memory, or run fewer", true
 		}
