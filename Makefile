@@ -17,10 +17,10 @@ BENCH    ?=
 # The specs' own packages; they need the built binaries and run apart from the unit tests.
 SPECS    := ./specs/...
 
-.PHONY: help build run test unit race specs fuzz bench lint fmt-check vet generate generate-check check clean
+.PHONY: help build run test unit race specs specs-cgroup2 fuzz bench lint fmt-check vet generate generate-check check clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/hive and bin/fakeworker
 	@echo "build: hive $(VERSION)"
@@ -40,6 +40,10 @@ race: ## unit tests under the race detector
 
 specs: ## behaviour specs on the built binaries (LABEL='!slow' picks some)
 	@scripts/specs.sh $(SPECS)
+
+specs-cgroup2: ## cgroup v2 specs in a small virtual machine (installs qemu and a kernel by apt; root)
+	@CGO_ENABLED=0 go test -c -o bin/cgroup.test ./cgroup
+	@scripts/cgroup2-vm.sh bin/cgroup.test -test.v
 
 fuzz: ## each fuzz target for FUZZTIME (10s)
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,10 +30,11 @@ func TestInADelegatedCgroup(t *testing.T) {
 		t.Skip("needs cgroup v2 and root")
 	}
 	for _, c := range []struct {
-		name string
-		uid  uint32
-		sub  string // systemd's DelegateSubgroup=
-	}{{"root", 0, ""}, {"user", 65534, ""}, {"subgroup", 0, "hive"}} {
+		name  string
+		uid   uint32
+		sub   string // systemd's DelegateSubgroup=
+		tests string
+	}{{"root", 0, "", native}, {"user", nobody, "", native}, {"subgroup", 0, "hive", "Hive|Eater|Born"}} {
 		t.Run(c.name, func(t *testing.T) {
 			given := filepath.Join(two.base, "given-"+c.name)
 			run := filepath.Join(given, c.sub)
@@ -50,7 +52,15 @@ func TestInADelegatedCgroup(t *testing.T) {
 					t.Skipf("cgroups take no attributes: %v", err)
 				}
 			}
-			again(t, run, c.uid)
+			fd, err := unix.Open(run, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			again(t, c.tests, (*exec.Cmd).CombinedOutput, &syscall.SysProcAttr{
+				UseCgroupFD: true, CgroupFD: fd,
+				Credential: &syscall.Credential{Uid: c.uid, Gid: c.uid},
+			})
 			if left := words(given, "cgroup.subtree_control"); len(left) > 0 {
 				t.Errorf("%v are left switched on", left)
 			}
@@ -62,26 +72,19 @@ func TestInADelegatedCgroup(t *testing.T) {
 	}
 }
 
-// again runs every test of this file's package in a cgroup folder.
-func again(t *testing.T, dir string, uid uint32) {
+// native are the tests that use the host's cgroups.
+const native = "Hive|Eater|Hand|Attempt|Spinner|CPUsAre|Bomb|OneProcess|Born|Outside|Group"
+
+const nobody = 65534
+
+// again runs tests of this package in another process.
+func again(t *testing.T, tests string, run func(*exec.Cmd) ([]byte, error), attr *syscall.SysProcAttr) {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	cmd := exec.Command(exe, "-test.v")
+	cmd := exec.Command(exe, "-test.v", "-test.run", tests)
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		UseCgroupFD: true, CgroupFD: fd,
-		Credential: &syscall.Credential{Uid: uid, Gid: uid},
-	}
-	out, err := cmd.CombinedOutput()
+	cmd.SysProcAttr = attr
+	out, err := run(cmd)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -93,6 +96,36 @@ func again(t *testing.T, dir string, uid uint32) {
 			t.Log(strings.TrimSpace(line))
 		}
 	}
+}
+
+// The same with v1, whose folders belong to an ordinary user.
+func TestInAUsersFoldersOfV1(t *testing.T) {
+	if os.Getenv(inside) != "" {
+		t.Skip("this is the run inside")
+	}
+	h := open(t)
+	need(t, h, Memory, CPUs, CPUSet, PIDs)
+	if _, ok := h.ground.(*v1); !ok || os.Geteuid() != 0 {
+		t.Skip("needs cgroup v1 and root")
+	}
+	g := plant(t, h, Limits{Memory: 4 << 30, CPUs: 64, CPUSet: h.ground.cpus(), PIDs: 4096})
+	one := g.leaf.(*leaf1)
+	for _, s := range one.subs {
+		for _, f := range []string{"", "cgroup.procs", "tasks"} {
+			if err := os.Chown(filepath.Join(one.dir(s), f), nobody, nobody); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	again(t, native, func(cmd *exec.Cmd) ([]byte, error) {
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := g.Enter(cmd.Start); err != nil {
+			return nil, err
+		}
+		err := cmd.Wait()
+		return out.Bytes(), err
+	}, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}})
 }
 
 // Hive leaves its cgroup to make room for controllers, and comes back.
@@ -126,6 +159,9 @@ func TestHiveDoesNotMoveOthers(t *testing.T) {
 	}
 	defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
 	h := open(t)
+	if _, is := h.ground.(*v1); is {
+		t.Skip("v1 moves nobody")
+	}
 	ok, why := h.Can(Memory)
 	if two, is := h.ground.(*v2); is && !two.moved && !slices.Contains(words(two.base, "cgroup.procs"), fmt.Sprint(os.Getpid())) {
 		t.Skip("hive was started below what is given to it, so nobody has to move")

@@ -53,8 +53,9 @@ func (g *Group) Enter(f func() error) error {
 }
 
 // OOMKills counts the processes of the group that the kernel killed for want of
-// memory, its own or the host's. Read after the exit it is exact: the count is
-// raised before the signal is sent.
+// memory, its own or the host's. The kernel raises the count before it sends the
+// signal, so that after the exit zero and more than zero are certain; the number
+// may be one too low where v2 has killed several at once.
 func (g *Group) OOMKills() (uint64, error) { return g.oomKills() }
 
 // Peak is the most memory the group has used, in bytes.

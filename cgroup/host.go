@@ -29,11 +29,11 @@ var keys = []string{Memory, CPUs, CPUSet, PIDs}
 var controllers = map[string]string{Memory: "memory", CPUs: "cpu", CPUSet: "cpuset", PIDs: "pids"}
 
 var (
-	// ErrBusy: a group that still holds processes cannot be removed.
+	// ErrBusy means that a group that still holds processes cannot be removed.
 	ErrBusy = errors.New("the cgroup still holds processes")
-	// ErrUnknown: this host does not account what was asked for.
+	// ErrUnknown means that this host does not account what was asked for.
 	ErrUnknown = errors.New("not accounted on this host")
-	// ErrCPUSet: a CPU list that is malformed, or names CPUs that hive does not have.
+	// ErrCPUSet means that a CPU list is malformed, or names CPUs that hive does not have.
 	ErrCPUSet = errors.New("wrong cpuset")
 )
 
@@ -96,6 +96,7 @@ type ground interface {
 	cpus() string // the CPUs that hive itself may use, "" when not known
 	folders() []string
 	plant(name string, l Limits) (leaf, error)
+	find(group func(controller string) (place, bool)) leaf // nil where there is none
 	close() error
 }
 
@@ -216,6 +217,35 @@ func (h *Host) New(attempt string, l Limits) (*Group, error) {
 		return nil, fmt.Errorf("make the cgroup of %s: %w", attempt, err)
 	}
 	return &Group{leaf: leaf, attempt: attempt}, nil
+}
+
+// Adopt gives the group in which an earlier hive of this host started a process,
+// nil when it has none. Its counters go on.
+func (h *Host) Adopt(pid int) *Group {
+	own, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
+	mountinfo, err2 := os.ReadFile("/proc/self/mountinfo")
+	if h.ground == nil || err != nil || err2 != nil {
+		return nil
+	}
+	lies := places(parseMounts(string(mountinfo)), parseOwn(string(own)))
+	found := h.ground.find(func(controller string) (place, bool) {
+		p := lies[controller]
+		group, ok := groupOf(p.path)
+		return place{p.point, group}, ok
+	})
+	if found == nil {
+		return nil
+	}
+	return &Group{leaf: found, attempt: "process " + strconv.Itoa(pid)}
+}
+
+var planted = regexp.MustCompile(`^.*/hive-[0-9]+/w-[^/]+`)
+
+// groupOf cuts from a path what lies below the group of an attempt: a worker may
+// have made groups of its own.
+func groupOf(path string) (string, bool) {
+	group := planted.FindString(path)
+	return group, group != ""
 }
 
 // checkCPUs finds CPUs that hive does not have: v1 refuses them without a word on

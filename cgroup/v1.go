@@ -172,16 +172,48 @@ func (g *v1) plant(name string, l Limits) (leaf, error) {
 	return one, nil
 }
 
+func (g *v1) find(group func(string) (place, bool)) leaf {
+	one := &leaf1{path: func(sub cgroup1.Name) (string, error) {
+		p, ok := group(string(sub))
+		if !ok {
+			return "", cgroup1.ErrControllerNotActive
+		}
+		return p.path, nil
+	}}
+	// The first one always is among a group's hierarchies. In those that are not, the
+	// process lies wherever this hive does, maybe in the group of a hive around it.
+	var name string
+	for i, s := range g.subs {
+		p, ok := group(string(s.Name()))
+		called := filepath.Join(filepath.Base(filepath.Dir(p.path)), filepath.Base(p.path))
+		if i == 0 {
+			name = called
+		}
+		if ok && called == name {
+			one.subs = append(one.subs, s)
+		}
+	}
+	control, err := cgroup1.Load(one.path, cgroup1.WithHierarchy(one.hierarchy))
+	if err != nil {
+		return nil
+	}
+	one.control = control
+	return one
+}
+
 // leaf1 is a group in some v1 hierarchies.
 type leaf1 struct {
 	path    cgroup1.Path
 	subs    []subsystem
 	control cgroup1.Cgroup
-	visits  []visit
+	eased   []eased
 }
 
-// visit is a limit that is eased while hive's thread is in the group.
-type visit struct{ file, during, after string }
+// eased is a limit that is less strict while hive's thread is in the group.
+type eased struct {
+	file, during, after string
+	in                  bool // tightened before the thread leaves
+}
 
 func (l *leaf1) hierarchy() ([]cgroup1.Subsystem, error) {
 	var all []cgroup1.Subsystem
@@ -197,8 +229,10 @@ func (l *leaf1) dir(s subsystem) string {
 }
 
 // resources puts the limits into the library's words, and notes those that hive's
-// thread must not feel: a thread throttled while it runs Go code would hold up
-// the garbage collector and every fork of hive, and it counts as one of the pids.
+// thread must not feel. It would be throttled while it runs Go code, and hold up
+// the garbage collector and every fork of hive: CPU time is bounded once it has
+// left. It counts as one of the pids, and the worker gets that one only by the
+// thread's leaving: the worker never has more than its limit.
 func (l *leaf1) resources(want Limits) *specs.LinuxResources {
 	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: want.CPUSet}}
 	for _, s := range l.subs {
@@ -212,11 +246,11 @@ func (l *leaf1) resources(want Limits) *specs.LinuxResources {
 		case s.Name() == cgroup1.Cpu && want.asks(CPUs):
 			quota, length := want.quota(), uint64(period)
 			r.CPU.Quota, r.CPU.Period = &quota, &length
-			l.visits = append(l.visits, visit{filepath.Join(l.dir(s), "cpu.cfs_quota_us"), "-1", strconv.FormatInt(quota, 10)})
+			l.eased = append(l.eased, eased{filepath.Join(l.dir(s), "cpu.cfs_quota_us"), "-1", strconv.FormatInt(quota, 10), false})
 		case s.Name() == cgroup1.Pids && want.asks(PIDs):
 			most := int64(want.PIDs)
 			r.Pids = &specs.LinuxPids{Limit: &most}
-			l.visits = append(l.visits, visit{filepath.Join(l.dir(s), "pids.max"), strconv.FormatInt(most+1, 10), strconv.FormatInt(most, 10)})
+			l.eased = append(l.eased, eased{filepath.Join(l.dir(s), "pids.max"), strconv.FormatInt(most+1, 10), strconv.FormatInt(most, 10), true})
 		}
 	}
 	return r
@@ -225,15 +259,21 @@ func (l *leaf1) resources(want Limits) *specs.LinuxResources {
 func (l *leaf1) dir2() string { return "" }
 
 func (l *leaf1) enter(f func() error) error {
-	for _, v := range l.visits {
-		if err := os.WriteFile(v.file, []byte(v.during), 0); err != nil {
+	for _, e := range l.eased {
+		if err := os.WriteFile(e.file, []byte(e.during), 0); err != nil {
 			return err
 		}
 	}
-	err := onVisit(l, f)
-	for _, v := range l.visits {
-		if e := os.WriteFile(v.file, []byte(v.after), 0); e != nil {
-			err = errors.Join(err, e)
+	err := onVisit(l, func() error { return errors.Join(f(), l.tighten(true)) })
+	return errors.Join(err, l.tighten(false))
+}
+
+// tighten lays on the eased limits that are due while the thread is still in, or
+// those that wait until it has left.
+func (l *leaf1) tighten(in bool) (err error) {
+	for _, e := range l.eased {
+		if e.in == in {
+			err = errors.Join(err, os.WriteFile(e.file, []byte(e.after), 0))
 		}
 	}
 	return err

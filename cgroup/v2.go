@@ -198,6 +198,19 @@ func (v *v2) plant(name string, l Limits) (leaf, error) {
 	return one, nil
 }
 
+func (v *v2) find(group func(string) (place, bool)) leaf {
+	p, ok := group("")
+	if !ok {
+		return nil
+	}
+	m, err := cgroup2.Load(p.path, cgroup2.WithMountpoint(p.point))
+	if err != nil {
+		return nil
+	}
+	_, err = os.Stat(filepath.Join(p.dir(), "memory.events"))
+	return &leaf2{dir: p.dir(), control: m, memory: err == nil}
+}
+
 // close leaves everything as it is when a group still holds processes: they
 // outlive hive, and their limits with them.
 func (v *v2) close() error {
@@ -256,7 +269,13 @@ func (l *leaf2) oomKills() (uint64, error) {
 	if m.GetMemoryEvents() == nil { // what the library says of a folder that is gone
 		return 0, fmt.Errorf("read memory.events of %s: %w", l.dir, os.ErrNotExist)
 	}
-	return m.GetMemoryEvents().GetOomKill(), nil
+	// A group that is killed whole has its first victim counted twice, or once
+	// where that was quick to die. Source: Linux, oom_kill_process.
+	killed, wholes := m.GetMemoryEvents().GetOomKill(), m.GetMemoryEvents().GetOomGroupKill()
+	if wholes > 0 && killed > 1 {
+		killed = max(1, killed-min(killed, wholes))
+	}
+	return killed, nil
 }
 
 // peak needs Linux 5.19. Source: cgroup v2 guide, memory.peak.

@@ -46,6 +46,7 @@ func (w *Watcher) Serving(ctx context.Context, t Target, report func(Sighting)) 
 		defer tick.Stop()
 		look = tick.C
 		watch = newStallWatch(t, stall)
+		watch.every = every
 	}
 	failed := 0
 	for {
@@ -105,6 +106,7 @@ func (w *Watcher) figures(t Target, report func(Sighting)) {
 type stallWatch struct {
 	t      Target
 	stall  time.Duration
+	every  time.Duration // how often it is looked at
 	own    *regexp.Regexp
 	meter  meter
 	pos    int64 // of the log, up to which it was read
@@ -133,6 +135,9 @@ func (s *stallWatch) look(now time.Time) string {
 		return ""
 	}
 	cpu, _ := s.meter.grown(s.t.Usage())
+	if s.every > 0 && over > 2*s.every+2*time.Second {
+		s.since = time.Time{} // hive itself stood still, and has not seen what moved
+	}
 	moved := s.since.IsZero() || grew(s.before.TokensTotal, st.TokensTotal) || grew(s.before.Requests, st.Requests) ||
 		changed(s.before.InFlight, st.InFlight) || works(cpu, over) || s.wrote()
 	s.before = st

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -224,5 +225,25 @@ var _ = Describe("the figures of a heartbeat", func() {
 			return w.InFlight == 2 && w.Stats != nil && w.Stats.TokensTotal != nil && *w.Stats.TokensTotal > 0
 		})
 		Expect(w.Heartbeat.Kind).To(Equal(messages.BeatSynthetic))
+	})
+})
+
+var _ = Describe("a hive that stood still for a while", func() {
+	It("does not take its workers for dead, whose heartbeats it could not hear", func() {
+		h := up(worker("a", "--notify --heartbeat-every 100ms", "engine: hive", "heartbeat: {interval: 500ms, misses: 3}"))
+		w := h.WaitState("a", messages.Idle)
+		h.Signal(syscall.SIGSTOP)
+		Eventually(func() string {
+			p, _ := runner.ReadProc(h.PID())
+			return p.State
+		}).Should(Equal("T"))
+		begun := time.Now()
+		Eventually(func() time.Duration { return time.Since(begun) }).Should(BeNumerically(">", 5*time.Second)) // far over its deadline
+		h.Signal(syscall.SIGCONT)
+		Consistently(func() messages.WorkerStatus { return h.Worker("a") }).WithTimeout(2 * time.Second).Should(
+			And(HaveField("State", messages.Idle), HaveField("PID", w.PID)))
+		Expect(runner.Freeze(w.PID)).To(Succeed()) // and still it notices one that is silent
+		e := h.WaitEvent("a lost", func(e messages.Event) bool { return e.Cause == messages.CauseHeartbeatLost })
+		Expect(e.Attempt).To(BeEquivalentTo(1))
 	})
 })

@@ -210,6 +210,30 @@ func (w *Worker) beatTick(c actor.Context, m tick) {
 		Reason: fmt.Sprintf("no heartbeat for %s, %d of one each %s were missed", time.Duration(hb.Misses)*hb.Interval.D(), hb.Misses, hb.Interval)})
 }
 
+// heldUp is how late a timer may be before hive itself is taken to have stood
+// still (stopped, swapped out, a host that was paused): a busy host delays timers
+// by milliseconds.
+const heldUp = 2 * time.Second
+
+// amnesty gives a deadline again that passed while hive stood still: it has not
+// heard what its workers said meanwhile, and must not take all of them for dead.
+func (w *Worker) amnesty(c actor.Context, t Timer, late time.Duration) bool {
+	l := w.life
+	switch t {
+	case TimerBeat:
+		w.arm(c, TimerBeat, l.Spec.Heartbeat.Interval.D())
+	case TimerStall:
+		l.advanced = w.host.Now()
+		w.arm(c, TimerStall, l.Spec.Ready.Stall.D())
+	case TimerReady:
+		l.readyBy = l.readyBy.Add(late)
+		w.arm(c, TimerReady, l.readyBy.Sub(w.host.Now()))
+	default:
+		return false
+	}
+	return true
+}
+
 // watchIdle starts the idle timeout's clock when a worker comes to be idle, and
 // stops it when it is not any more. Only work counts: no probe reaches this.
 func (w *Worker) watchIdle(c actor.Context, before, now messages.State) {

@@ -325,7 +325,7 @@ func (w *Worker) arm(c actor.Context, t Timer, d time.Duration) {
 	w.life.timerGen++
 	m := tick{timer: t, gen: w.life.timerGen, attempt: w.life.Machine.Attempt}
 	send := w.reporter()
-	w.timers[t] = armedTimer{gen: m.gen, stop: w.host.AfterFunc(d, func() { send(m) })}
+	w.timers[t] = armedTimer{gen: m.gen, due: w.host.Now().Add(d), stop: w.host.AfterFunc(d, func() { send(m) })}
 }
 
 func (w *Worker) disarm(t Timer) {

@@ -100,6 +100,7 @@ type Worker struct {
 
 type armedTimer struct {
 	gen  uint64
+	due  time.Time
 	stop func()
 }
 
@@ -340,6 +341,9 @@ func (w *Worker) tick(c actor.Context, m tick) {
 		return // replaced or stopped meanwhile
 	}
 	delete(w.timers, m.timer)
+	if late := w.host.Now().Sub(t.due); late > heldUp && w.amnesty(c, m.timer, late) {
+		return
+	}
 	grace := w.life.Spec.Stop.Grace.D()
 	switch m.timer {
 	case TimerDrain:

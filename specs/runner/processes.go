@@ -118,6 +118,9 @@ func Environment(pid int, key string) string {
 // Kill sends SIGKILL to a process of the spec.
 func Kill(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }
 
+// Freeze sends SIGSTOP: the process lives, and does nothing more.
+func Freeze(pid int) error { return syscall.Kill(pid, syscall.SIGSTOP) }
+
 // descriptors lists what the daemon holds open, by kind, sorted by number.
 func (h *Hive) descriptors() []string {
 	dir := fmt.Sprintf("/proc/%d/fd", h.PID())
