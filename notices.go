@@ -21,7 +21,6 @@ import (
 // worker, not to an attempt or to a start of hive, so its path stays.
 type notices struct {
 	h   *Hive
-	dir string
 	ctx context.Context // ends with hive
 	end context.CancelFunc
 	wg  sync.WaitGroup

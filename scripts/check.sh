@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 # Long enough to catch a parser that falls over, short enough for each change.
 export FUZZTIME=${FUZZTIME:-3s}
-steps=(fmt-check vet generate-check build lint race specs fuzz)
+steps=(fmt-check vet generate-check build lint race specs specs-cgroup2 fuzz)
 
 n=0
 for step in "${steps[@]}"; do

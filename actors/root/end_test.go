@@ -1,6 +1,7 @@
 package root_test
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"syscall"
@@ -109,7 +110,7 @@ func TestShutdownEndsAllWorkersInParallel(t *testing.T) {
 	}
 	if r := tr.Ask(func(to chan<- messages.Reply) any {
 		return messages.CreateWorker{Spec: actorstest.Spec("late"), Reply: to}
-	}); r.Err != messages.ErrShuttingDown {
+	}); !errors.Is(r.Err, messages.ErrShuttingDown) {
 		t.Errorf("create during the shutdown: %v", r.Err)
 	}
 
@@ -219,7 +220,7 @@ func TestNothingIsStartedByAReloadDuringAShutdown(t *testing.T) {
 	r := tr.Ask(func(to chan<- messages.Reply) any {
 		return messages.ApplyConfig{Specs: []messages.WorkerSpec{actorstest.Spec("w")}, Reply: to}
 	})
-	if r.Err != messages.ErrShuttingDown || tr.Status("w") != nil {
+	if !errors.Is(r.Err, messages.ErrShuttingDown) || tr.Status("w") != nil {
 		t.Errorf("%v", r.Err)
 	}
 	tr.Until("an empty hive is over at once", func() bool { return len(tr.Ended()) == 1 })

@@ -30,7 +30,7 @@ func (w *Worker) callback(c actor.Context, m messages.Callback) {
 	case messages.CallbackState:
 		err = w.ownState(c, m)
 	case messages.CallbackExtend:
-		w.extended(c, m.Extend)
+		w.extended(m.Extend)
 	case messages.CallbackSaid:
 		l.said = m.Text
 	case messages.CallbackFault:
@@ -128,7 +128,7 @@ const longestPatience = 24 * time.Hour
 
 // extended gives a load at least d more from now on.
 // Source: sd_notify(3), EXTEND_TIMEOUT_USEC.
-func (w *Worker) extended(c actor.Context, d time.Duration) {
+func (w *Worker) extended(d time.Duration) {
 	l := w.life
 	if l.Machine.State != messages.Loading || d <= 0 {
 		return
@@ -139,7 +139,7 @@ func (w *Worker) extended(c actor.Context, d time.Duration) {
 	}
 	if !l.readyBy.IsZero() && until.After(l.readyBy) {
 		l.readyBy = until
-		w.arm(c, TimerReady, until.Sub(w.host.Now()))
+		w.arm(TimerReady, until.Sub(w.host.Now()))
 	}
 }
 
@@ -147,7 +147,7 @@ func (w *Worker) extended(c actor.Context, d time.Duration) {
 func (w *Worker) lateTick(c actor.Context, m tick) {
 	l := w.life
 	if left := l.readyBy.Sub(w.host.Now()); left > 0 {
-		w.arm(c, TimerReady, left)
+		w.arm(TimerReady, left)
 		return
 	}
 	w.quiet(c, Event{Kind: Fault, Attempt: m.attempt, Cause: messages.CauseReadyTimeout, Grace: l.Spec.Stop.Grace.D(),
@@ -163,7 +163,7 @@ func (w *Worker) stallTick(c actor.Context, m tick) {
 		due = l.patient
 	}
 	if left := due.Sub(w.host.Now()); left > 0 {
-		w.arm(c, TimerStall, left)
+		w.arm(TimerStall, left)
 		return
 	}
 	w.quiet(c, Event{Kind: Fault, Attempt: m.attempt, Cause: messages.CauseLoadStalled, Grace: l.Spec.Stop.Grace.D(),
@@ -202,7 +202,7 @@ func (w *Worker) beatDeadline() time.Time {
 func (w *Worker) beatTick(c actor.Context, m tick) {
 	l := w.life
 	if left := w.beatDeadline().Sub(w.host.Now()); left > 0 {
-		w.arm(c, TimerBeat, left)
+		w.arm(TimerBeat, left)
 		return
 	}
 	hb := l.Spec.Heartbeat
@@ -217,17 +217,17 @@ const heldUp = 2 * time.Second
 
 // amnesty gives a deadline again that passed while hive stood still: it has not
 // heard what its workers said meanwhile, and must not take all of them for dead.
-func (w *Worker) amnesty(c actor.Context, t Timer, late time.Duration) bool {
+func (w *Worker) amnesty(t Timer, late time.Duration) bool {
 	l := w.life
 	switch t {
 	case TimerBeat:
-		w.arm(c, TimerBeat, l.Spec.Heartbeat.Interval.D())
+		w.arm(TimerBeat, l.Spec.Heartbeat.Interval.D())
 	case TimerStall:
 		l.advanced = w.host.Now()
-		w.arm(c, TimerStall, l.Spec.Ready.Stall.D())
+		w.arm(TimerStall, l.Spec.Ready.Stall.D())
 	case TimerReady:
 		l.readyBy = l.readyBy.Add(late)
-		w.arm(c, TimerReady, l.readyBy.Sub(w.host.Now()))
+		w.arm(TimerReady, l.readyBy.Sub(w.host.Now()))
 	default:
 		return false
 	}
@@ -236,11 +236,11 @@ func (w *Worker) amnesty(c actor.Context, t Timer, late time.Duration) bool {
 
 // watchIdle starts the idle timeout's clock when a worker comes to be idle, and
 // stops it when it is not any more. Only work counts: no probe reaches this.
-func (w *Worker) watchIdle(c actor.Context, before, now messages.State) {
+func (w *Worker) watchIdle(before, now messages.State) {
 	switch d := w.life.Spec.IdleTimeout.D(); {
 	case before == now:
 	case now == messages.Idle && d > 0:
-		w.arm(c, TimerIdle, d)
+		w.arm(TimerIdle, d)
 	case before == messages.Idle:
 		w.disarm(TimerIdle)
 	}

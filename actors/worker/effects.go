@@ -37,9 +37,9 @@ func (w *Worker) perform(c actor.Context, fx []Effect) (fail bool) {
 		case DoUnprepare:
 			w.unprepare()
 		case DoStartProcess:
-			w.launch(c)
+			w.launch()
 		case DoWatchReady:
-			w.watchLoad(c)
+			w.watchLoad()
 		case DoServe:
 			w.serve(c)
 		case DoUnwatch:
@@ -53,11 +53,11 @@ func (w *Worker) perform(c actor.Context, fx []Effect) (fail bool) {
 				w.problem("kill", l.proc.KillTree())
 			}
 		case DoSweep:
-			w.sweep(c, false)
+			w.sweep(false)
 		case DoSweepNow:
-			w.sweep(c, true)
+			w.sweep(true)
 		case DoArm:
-			w.arm(c, f.Timer, f.After)
+			w.arm(f.Timer, f.After)
 			if f.Timer == TimerDrain || f.Timer == TimerGrace {
 				l.stopBy = w.host.Now().Add(f.After)
 			}
@@ -130,7 +130,7 @@ func (m *making) abandon() {
 
 // launch makes the process in a goroutine: exec may hang on a dead file system,
 // and the actor must go on answering.
-func (w *Worker) launch(c actor.Context) {
+func (w *Worker) launch() {
 	l := w.life
 	l.token, l.progress, l.told, l.said = w.host.Token(l.Spec.Name, l.Machine.Attempt), nil, 0, ""
 	l.pulse.Begin(l.Machine.Attempt)
@@ -231,7 +231,7 @@ const sweepEvery = 10 * time.Millisecond
 // end that hive asked for, members of the group keep the rest of the grace;
 // whoever left the group never got the stop signal and is killed at once, as is
 // everybody after an unasked end.
-func (w *Worker) sweep(c actor.Context, killAll bool) {
+func (w *Worker) sweep(killAll bool) {
 	l := w.life
 	send, host := w.reporter(), w.host
 	attempt, proc, port, name := l.Machine.Attempt, l.proc, l.port, l.Spec.Name
@@ -320,7 +320,7 @@ func (w *Worker) survivors() string {
 	return fmt.Sprintf("%d processes survived SIGKILL, probably asleep in the kernel (state D): %s", len(members), strings.Join(names, ", "))
 }
 
-func (w *Worker) arm(c actor.Context, t Timer, d time.Duration) {
+func (w *Worker) arm(t Timer, d time.Duration) {
 	w.disarm(t)
 	w.life.timerGen++
 	m := tick{timer: t, gen: w.life.timerGen, attempt: w.life.Machine.Attempt}

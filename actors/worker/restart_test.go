@@ -141,8 +141,6 @@ func TestAPanicOfTheActorInEveryState(t *testing.T) {
 		for _, call := range []string{"emit", "publish"} {
 			for _, c := range into {
 				t.Run(fmt.Sprintf("%s %s manner %d", call, c.state, manner), func(t *testing.T) {
-					if call == "emit" && c.state == messages.Starting {
-					}
 					tr := grow(t)
 					tr.Behave("w", manner)
 					tr.CreateIdle(actorstest.Spec("sibling"))

@@ -12,22 +12,22 @@ import (
 // What hive sees of a worker from outside.
 
 // watchLoad begins to watch an attempt that loads.
-func (w *Worker) watchLoad(c actor.Context) {
+func (w *Worker) watchLoad() {
 	l, now := w.life, w.host.Now()
 	r := l.Spec.Ready
 	l.advanced, l.patient, l.readyBy = now, time.Time{}, time.Time{}
 	if r.Timeout > 0 {
 		l.readyBy = now.Add(r.Timeout.D())
-		w.arm(c, TimerReady, r.Timeout.D())
+		w.arm(TimerReady, r.Timeout.D())
 	}
 	if r.Stall > 0 {
-		w.arm(c, TimerStall, r.Stall.D())
+		w.arm(TimerStall, r.Stall.D())
 	}
 	switch {
 	case HasReadyRule(l.Spec), SaysItself(l.Spec):
 		w.startWatch(false)
 	default:
-		w.arm(c, TimerSettle, r.Settle.D())
+		w.arm(TimerSettle, r.Settle.D())
 	}
 }
 
@@ -46,7 +46,7 @@ func (w *Worker) serve(c actor.Context) {
 	w.stopWatch()
 	w.native = tells(w.life.pulse.Read())
 	if w.demandsBeats() {
-		w.arm(c, TimerBeat, max(w.beatDeadline().Sub(w.host.Now()), time.Millisecond))
+		w.arm(TimerBeat, max(w.beatDeadline().Sub(w.host.Now()), time.Millisecond))
 	}
 	w.startWatch(true)
 	// What it said about its work while it loaded counts from now on.

@@ -240,7 +240,7 @@ func (w *Worker) apply(c actor.Context, ev Event) error {
 		w.entered(before, next, ev)
 	}
 	fail := w.perform(c, fx)
-	w.watchIdle(c, before.State, next.State)
+	w.watchIdle(before.State, next.State)
 	w.publish()
 	if next.State != before.State {
 		c.Send(c.Parent(), Changed{Worker: l.Spec.Name, State: next.State})
@@ -341,7 +341,7 @@ func (w *Worker) tick(c actor.Context, m tick) {
 		return // replaced or stopped meanwhile
 	}
 	delete(w.timers, m.timer)
-	if late := w.host.Now().Sub(t.due); late > heldUp && w.amnesty(c, m.timer, late) {
+	if late := w.host.Now().Sub(t.due); late > heldUp && w.amnesty(m.timer, late) {
 		return
 	}
 	grace := w.life.Spec.Stop.Grace.D()

@@ -62,7 +62,7 @@ type Hive struct {
 	orphaned bool // its processes outlive it on purpose: it was killed
 }
 
-var claim *os.File
+var claims []*os.File
 
 // claimBlock is the block of ports that this process holds until it ends: two
 // suites at a time must not meet. The kernel frees the claim with the process.
@@ -74,7 +74,7 @@ var claimBlock = sync.OnceValue(func() int {
 			continue // another user's
 		}
 		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-			claim = f // stays open, and the claim with it
+			claims = append(claims, f) // stays open, and the claim with it
 			return i
 		}
 		_ = f.Close()
