@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/valyala/fasthttp"
+
 	"github.com/rbee-hive/hive/actors/worker"
 	"github.com/rbee-hive/hive/cgroup"
 	"github.com/rbee-hive/hive/config"
@@ -68,7 +70,11 @@ func (h *Hive) Launch(l worker.Launch) (worker.Process, error) {
 	}
 	r := running{attempt: l.Attempt, proc: p}
 	h.running.Store(l.Spec.Name, r)
-	return osProcess{p: p, spec: l.Spec, group: group, lacks: lacks, began: began, kills: kills, closed: func() {
+	where := ""
+	if l.Port != 0 {
+		where = h.URL(l.Port)
+	}
+	return osProcess{p: p, spec: l.Spec, url: where, group: group, lacks: lacks, began: began, kills: kills, closed: func() {
 		h.running.CompareAndDelete(l.Spec.Name, r)
 		h.ungroup(l.Spec.Name, group)
 	}}, nil
@@ -176,6 +182,7 @@ func (h *Hive) environment(l worker.Launch, own map[string]string) []string {
 type osProcess struct {
 	p      *process.Proc
 	spec   messages.WorkerSpec
+	url    string        // where it serves, "" without a port
 	group  *cgroup.Group // nil without limits
 	lacks  []string
 	began  time.Time
@@ -199,8 +206,46 @@ func kernelKills() uint64 {
 	return n
 }
 
-func (o osProcess) PID() int                        { return o.p.PID() }
-func (o osProcess) Signal(sig syscall.Signal) error { return o.p.Signal(sig) }
+func (o osProcess) PID() int { return o.p.PID() }
+
+// Signal sends the stop signal to the group. An rbee worker is first asked to end
+// by its own route, beside the actor, and gets the signal when that does not help.
+func (o osProcess) Signal(sig syscall.Signal) error {
+	if o.spec.Engine != config.EngineRbee || o.url == "" {
+		return o.p.Signal(sig)
+	}
+	go func() {
+		if err := askToEnd(o.url + "/v1/admin/shutdown"); err == nil {
+			for end := time.Now().Add(politely); time.Now().Before(end); {
+				if m, err := o.p.Survivors(); err == nil && len(m) == 0 {
+					return
+				}
+				<-time.After(politely / 40)
+			}
+		}
+		_ = o.p.Signal(sig) // gone already, or the grace will tell
+	}()
+	return nil
+}
+
+// politely bounds both the question and the wait for its effect; the grace runs
+// meanwhile.
+const politely = 2 * time.Second
+
+func askToEnd(url string) error {
+	req, resp := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
+	defer fasthttp.ReleaseRequest(req)
+	defer fasthttp.ReleaseResponse(resp)
+	req.SetRequestURI(url)
+	req.Header.SetMethod(fasthttp.MethodPost)
+	if err := fasthttp.DoTimeout(req, resp, politely); err != nil {
+		return err
+	}
+	if resp.StatusCode() >= 300 {
+		return fmt.Errorf("POST %s: %d", url, resp.StatusCode())
+	}
+	return nil
+}
 
 func (o osProcess) Close() {
 	o.p.Close()

@@ -124,6 +124,10 @@ func (h *Hive) Callback(ctx context.Context, m messages.Callback, token string) 
 	if a := v.(callToken).attempt; m.Attempt != a {
 		return nil, &messages.StaleError{Worker: m.Worker, Got: m.Attempt, Current: a}
 	}
+	return h.hearCallback(ctx, st, m)
+}
+
+func (h *Hive) hearCallback(ctx context.Context, st *messages.WorkerStatus, m messages.Callback) (*messages.WorkerStatus, error) {
 	if m.Kind == messages.CallbackHeartbeat && st.Live != nil {
 		if !st.Live.Beat(m.Attempt, time.Now(), m.Stats) {
 			return st, nil // nothing that the tree must decide on
@@ -132,6 +136,25 @@ func (h *Hive) Callback(ctx context.Context, m messages.Callback, token string) 
 	h.afterStart(ctx, m.Worker, m.Attempt)
 	r, err := h.ask(ctx, func(to chan<- messages.Reply) any { m.Reply = to; return m })
 	return r.Worker, err
+}
+
+// Vouched takes a worker's word without a token: the caller knows whose it is.
+func (h *Hive) Vouched(ctx context.Context, m messages.Callback) (*messages.WorkerStatus, error) {
+	st, ok := h.board.Worker(m.Worker)
+	if !ok {
+		return nil, fmt.Errorf("worker %s: %w", m.Worker, messages.ErrUnknownWorker)
+	}
+	return h.hearCallback(ctx, st, m)
+}
+
+// Rbee is what the routes of the old manager need to know.
+func (h *Hive) Rbee() httpd.Rbee {
+	c := h.config().Rbee
+	r := httpd.Rbee{WorkerCommand: c.WorkerCommand, QueenCallbackURL: c.QueenCallbackURL, MemoryFree: memoryAvailable}
+	if h.addr != "" {
+		r.CallbackURL = "http://" + h.addr + "/v1/workers/ready"
+	}
+	return r
 }
 
 // Cordon closes a pool for new starts, or opens it.

@@ -27,6 +27,7 @@ type Config struct {
 	Pool     Pool     `yaml:"pool"`
 	GPU      GPU      `yaml:"gpu"`
 	Orphans  string   `yaml:"orphans"` // OrphansAdopt, OrphansKill or OrphansLeave
+	Rbee     Rbee     `yaml:"rbee"`
 
 	// Workers are the desired workers: defaults merged, replicas unfolded, in
 	// the order of the file.
@@ -48,6 +49,12 @@ type TLS struct {
 	Cert     string `yaml:"cert"`
 	Key      string `yaml:"key"`
 	ClientCA string `yaml:"client_ca"` // demand client certificates signed by this
+}
+
+// Rbee serves the orchestrator and the workers of rbee-hive.
+type Rbee struct {
+	WorkerCommand    []string `yaml:"worker_command"`     // starts a worker; its own flags are added
+	QueenCallbackURL string   `yaml:"queen_callback_url"` // told of each ready worker
 }
 
 // Shutdown bounds how a worker is ended, where its own stop section does not.

@@ -15,10 +15,13 @@ var descriptions = map[string]string{
 	"Config.Shutdown": "How long workers may take to end, unless their own stop says otherwise.",
 	"Config.Pool":     "Crash budget of each pool.",
 	"Config.GPU":      "How devices are found and shared out.",
+	"Config.Rbee":     "For the orchestrator and the workers of rbee-hive, which hive replaces.",
 	"Config.Orphans":  "What becomes of worker processes found without an entry in the store; default adopt.",
 
 	"Auth.TokenFile":            "File holding the bearer token of the API.",
 	"Auth.ReadOnlyWithoutToken": "Whether reading needs no token; default false.",
+	"Rbee.WorkerCommand":        "Argument list that starts an rbee worker; --worker-id, --model, --port and the rest are added.",
+	"Rbee.QueenCallbackURL":     "Where the orchestrator is told of each ready worker; without a path, /v2/workers/ready is added.",
 	"TLS.Cert":                  "PEM file of the certificate.",
 	"TLS.Key":                   "PEM file of its key.",
 	"TLS.ClientCA":              "PEM file of the authority that client certificates must be signed by.",

@@ -75,6 +75,12 @@ func checkSettings(s *sink, c *Config, at place) {
 	if _, _, problem := parseRange(c.Ports); problem != "" {
 		k.bad("ports", "%s", problem)
 	}
+	if u := c.Rbee.QueenCallbackURL; u != "" && !strings.HasPrefix(u, "http://") && !strings.HasPrefix(u, "https://") {
+		k.bad("rbee.queen_callback_url", "%q is not a URL; write one such as http://127.0.0.1:8080", u)
+	}
+	if len(c.Rbee.WorkerCommand) > 0 && c.Rbee.WorkerCommand[0] == "" {
+		k.bad("rbee.worker_command[0]", "is empty; the first word of a command is the program")
+	}
 	k.oneOf("on_exit", c.OnExit, []string{OnExitStop, OnExitKeep})
 	k.oneOf("orphans", c.Orphans, []string{OrphansAdopt, OrphansKill, OrphansLeave})
 	k.notNegative("pool.max_crashloops", c.Pool.MaxCrashloops)

@@ -21,7 +21,8 @@ const (
 	EngineSGLang   = "sglang"
 	EngineRbee     = "rbee"
 	healthPath     = "/health"
-	rbeeIdle       = 5 * time.Minute // an rbee worker leaves when unused this long
+	rbeeBeat       = 30 * time.Second // how often an rbee worker beats by itself
+	rbeeIdle       = 5 * time.Minute  // an rbee worker leaves when unused this long
 	maxReplicas    = 1000
 	workerExpected = "a map with at least name and command"
 )
@@ -182,6 +183,9 @@ func imply(spec *messages.WorkerSpec, tree *node) {
 		if tree.get("health").get("http") == nil && spec.Health.HTTP == "" {
 			spec.Health.HTTP = healthPath
 		}
+	}
+	if spec.Engine == EngineRbee && tree.get("heartbeat").get("interval") == nil {
+		spec.Heartbeat.Interval = dur(rbeeBeat)
 	}
 	if spec.Engine == EngineRbee && tree.get("health").get("http") == nil && spec.Health.HTTP == "" {
 		spec.Health.HTTP = healthPath

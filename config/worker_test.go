@@ -183,3 +183,18 @@ func TestNeedsPort(t *testing.T) {
 		}
 	}
 }
+
+func TestRbeeHasTheDefaultsOfTheOldManager(t *testing.T) {
+	c, err := Parse("hive.yaml", []byte("workers: [{name: a, command: [x], engine: rbee}, {name: b, command: [x], engine: rbee, idle_timeout: 1h, heartbeat: {interval: 2s}, health: {http: /alive}}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := c.Workers[0], c.Workers[1]
+	if a.IdleTimeout.D() != 5*time.Minute || a.Health.HTTP != "/health" || a.Health.Interval.D() != 30*time.Second || a.Health.Failures != 3 ||
+		a.Heartbeat.Interval.D() != 30*time.Second || a.Ready.HTTP != "" {
+		t.Errorf("%+v", a)
+	}
+	if b.IdleTimeout.D() != time.Hour || b.Heartbeat.Interval.D() != 2*time.Second || b.Health.HTTP != "/alive" {
+		t.Errorf("what is written does not hold: %+v", b)
+	}
+}

@@ -47,6 +47,12 @@ type fakeService struct {
 	waiting chan *messages.WorkerStatus
 }
 
+func (*fakeService) Vouched(context.Context, messages.Callback) (*messages.WorkerStatus, error) {
+	return nil, messages.ErrUnknownWorker
+}
+
+func (*fakeService) Rbee() httpd.Rbee { return httpd.Rbee{} }
+
 func (f *fakeService) do(m any) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -39,10 +39,21 @@ type Service interface {
 	Remove(context.Context, messages.WorkerID) (*messages.WorkerStatus, error)
 	Do(context.Context, messages.DoWorker) (*messages.WorkerStatus, error)
 	Callback(ctx context.Context, m messages.Callback, token string) (*messages.WorkerStatus, error)
+	// Vouched is Callback for a worker whose word needs no token.
+	Vouched(ctx context.Context, m messages.Callback) (*messages.WorkerStatus, error)
+	Rbee() Rbee
 	Cordon(ctx context.Context, pool messages.PoolID, on bool, reason string) error
 	Reload(ctx context.Context, dryRun bool) (*messages.Plan, error)
 	Shutdown(now bool, reason string)
 	StateMachine(format string) ([]byte, error)
+}
+
+// Rbee is what the routes of the old manager need to know.
+type Rbee struct {
+	WorkerCommand    []string // starts a worker; empty: spawn is refused
+	QueenCallbackURL string   // told of each ready worker; "": nobody is
+	CallbackURL      string   // where workers say that they are ready
+	MemoryFree       func() (uint64, error)
 }
 
 // Events is the journal as the API reads it.
@@ -138,6 +149,11 @@ func (s *Server) routes() *router.Router {
 	})
 	r.GET("/v1/workers", s.listWorkers)
 	r.POST("/v1/workers", s.createWorker)
+	r.GET("/v1/health", s.rbeeHealth)
+	r.POST("/v1/workers/spawn", s.rbeeSpawn)
+	r.POST("/v1/workers/ready", s.rbeeReady)
+	r.GET("/v1/workers/list", s.rbeeList)
+	r.POST("/v1/heartbeat", s.rbeeHeartbeat)
 	r.GET("/v1/workers/{name}", s.getWorker)
 	r.PATCH("/v1/workers/{name}", s.patchWorker)
 	r.DELETE("/v1/workers/{name}", s.deleteWorker)
@@ -230,7 +246,9 @@ func (s *Server) allowed(c *fasthttp.RequestCtx) bool {
 	}
 	path := string(c.Path())
 	switch path {
-	case "/livez", "/readyz", "/version", "/metrics":
+	case "/livez", "/readyz", "/version", "/metrics", "/v1/health":
+		return true
+	case "/v1/workers/ready", "/v1/heartbeat": // of rbee workers, which are known by where they call from
 		return true
 	}
 	if c.IsGet() && s.opt.ReadOnlyWithoutToken {
