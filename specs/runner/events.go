@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -16,15 +17,17 @@ import (
 
 // follower keeps every event of one start of the daemon.
 type follower struct {
-	mu  sync.Mutex // guards all
-	all []messages.Event
+	ended chan struct{} // closed when the stream has
+	mu    sync.Mutex    // guards all
+	all   []messages.Event
 }
 
 // follow reads /v1/events from the first one until the daemon ends.
 func follow(h *Hive) *follower {
-	f := &follower{}
+	f := &follower{ended: make(chan struct{})}
 	client := *h.client
 	go func() {
+		defer close(f.ended)
 		_ = ReadEvents(context.Background(), &client, "http://hive/v1/events?since=0", nil, func(e messages.Event) bool {
 			f.mu.Lock()
 			defer f.mu.Unlock()
@@ -106,8 +109,35 @@ func (h *Hive) LastSeq() uint64 {
 	return all[len(all)-1].Seq
 }
 
-// Find returns the events that satisfy want.
+// Find returns the events that satisfy want, of all that happened before it was
+// called: a status is seen before its event has come.
 func (h *Hive) Find(want func(messages.Event) bool) []messages.Event {
+	ginkgo.GinkgoHelper()
+	h.catchUp()
+	return h.find(want)
+}
+
+// catchUp waits until every event so far has been read.
+func (h *Hive) catchUp() {
+	ginkgo.GinkgoHelper()
+	var last uint64
+	if h.Alive() {
+		ctx, cancel := context.WithTimeout(context.Background(), stateWithin)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://hive/v1/events", nil)
+		Expect(err).NotTo(HaveOccurred())
+		if resp, err := h.client.Do(req); err == nil {
+			last, err = strconv.ParseUint(resp.Header.Get("X-Hive-Last-Event"), 10, 64)
+			Expect(resp.Body.Close()).To(Succeed())
+			Expect(err).NotTo(HaveOccurred())
+			Eventually(h.LastSeq).WithTimeout(stateWithin).WithPolling(poll/4).Should(BeNumerically(">=", last), "events were told and have not come")
+			return
+		}
+	}
+	Eventually(h.follower.ended).WithTimeout(stateWithin).Should(BeClosed(), "hive has ended and its stream of events has not")
+}
+
+func (h *Hive) find(want func(messages.Event) bool) []messages.Event {
 	var out []messages.Event
 	for _, e := range h.Events(0) {
 		if want(e) {
@@ -122,7 +152,7 @@ func (h *Hive) WaitEvent(what string, want func(messages.Event) bool) messages.E
 	ginkgo.GinkgoHelper()
 	var found []messages.Event
 	Eventually(func() []messages.Event {
-		found = h.Find(want)
+		found = h.find(want)
 		return found
 	}).WithTimeout(stateWithin).WithPolling(poll).ShouldNot(BeEmpty(), "no event: %s", what)
 	return found[0]
