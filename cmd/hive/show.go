@@ -60,8 +60,14 @@ func showText(w messages.WorkerStatus, now time.Time, term terminal) string {
 	if w.Reason != "" {
 		line("reason", "%s", w.Reason)
 	}
-	if w.Progress != nil && w.Progress.Stage != "" {
-		line("progress", "%s %s, seen by %s", w.Progress.Stage, percent(w.Progress.Value), orDash(w.Progress.Source))
+	if w.Progress != nil {
+		line("progress", "%s %s, seen by %s", orDash(w.Progress.Stage), percent(w.Progress.Value), orDash(w.Progress.Source))
+	}
+	if w.Said != "" {
+		line("it says", "%s", printable(w.Said))
+	}
+	if w.StopBy != nil {
+		line("ended by force", "in %s", age(w.StopBy.Sub(now)))
 	}
 	pid := "no process"
 	if w.PID != 0 {
@@ -99,6 +105,9 @@ func showText(w messages.WorkerStatus, now time.Time, term terminal) string {
 	}
 	line("in flight", "%d", w.InFlight)
 	line("heartbeat", "%s", heartbeatText(w.Heartbeat))
+	if text := statsText(w.Stats); text != "" {
+		line("work", "%s", text)
+	}
 	line("resources", "%s", resourcesText(w.Resources))
 	line("restarts", "%s", budgetText(w.Restarts, now))
 	if w.LastExit != nil {
@@ -112,6 +121,33 @@ func heartbeatText(h messages.Heartbeat) string {
 		return orDash(h.Kind)
 	}
 	return fmt.Sprintf("%s, last %s ago", orDash(h.Kind), age(seconds(*h.AgeSeconds)))
+}
+
+// statsText is what is known of a worker's work, "" when nothing is.
+func statsText(s *messages.Stats) string {
+	if s == nil {
+		return ""
+	}
+	var parts []string
+	add := func(format string, v any, known bool) {
+		if known {
+			parts = append(parts, fmt.Sprintf(format, v))
+		}
+	}
+	add("%d queued", value(s.QueueDepth), s.QueueDepth != nil)
+	add("%.0f tokens", value(s.TokensTotal), s.TokensTotal != nil)
+	add("%.1f tokens/s", value(s.TokensPerSecond), s.TokensPerSecond != nil)
+	add("p50 %.0f ms", value(s.LatencyP50), s.LatencyP50 != nil)
+	add("p99 %.0f ms", value(s.LatencyP99), s.LatencyP99 != nil)
+	add("KV cache %.0f %%", 100*value(s.KVCacheUsed), s.KVCacheUsed != nil)
+	return strings.Join(parts, ", ")
+}
+
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
 }
 
 func resourcesText(r messages.Resources) string {
