@@ -10,6 +10,7 @@ import (
 
 	"github.com/rbee-hive/hive/messages"
 	"github.com/rbee-hive/hive/specs/runner"
+	"syscall"
 )
 
 // prepares is the key of a prepare command in shell.
@@ -152,5 +153,42 @@ var _ = Describe("prepare", func() {
 		h := up(worker("a", "", "prepare: [DIR/no-such-program]", waitsLong))
 		w := h.WaitFor("a", "without a chance", func(w messages.WorkerStatus) bool { return w.LastExit != nil && w.PID == 0 })
 		Expect(w.LastExit.Detail).To(ContainSubstring("no-such-program"))
+	})
+})
+
+var _ = Describe("prepare on a disk that is nearly full", Label("root"), func() {
+	var disk string
+	BeforeEach(func() {
+		if os.Geteuid() != 0 {
+			Skip("needs root, to mount a small tmpfs")
+		}
+		var err error
+		disk, err = os.MkdirTemp("", "hive-specs-disk")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=300m")).To(Succeed())
+		DeferCleanup(func() {
+			Eventually(func() error { return syscall.Unmount(disk, syscall.MNT_DETACH) }).Should(Succeed())
+			Expect(os.Remove(disk)).To(Succeed())
+		})
+	})
+	prepares := func(words string) string {
+		return worker("a", "", "model: "+disk+"/model", "prepare: "+words, "restart: {backoff: {initial: 60s, max: 60s}}")
+	}
+
+	It("is not started when there is no room, and says so", func() {
+		Expect(os.WriteFile(filepath.Join(disk, "stuffing"), make([]byte, 100<<20), 0o600)).To(Succeed())
+		h := up(prepares("[touch, " + disk + "/model]"))
+		w := h.WaitState("a", messages.Backoff)
+		Expect(w.LastExit.Cause).To(Equal(messages.CausePrepareFailed))
+		Expect(w.LastExit.Detail).To(And(ContainSubstring(disk), ContainSubstring("free"), ContainSubstring("make room")))
+		Expect(filepath.Join(disk, "model")).NotTo(BeAnExistingFile())
+	})
+
+	It("is ended, with all its processes, when it fills the disk", func() {
+		h := up(prepares(`[sh, -c, "dd if=/dev/zero of=` + disk + `/model bs=1M count=100 2>/dev/null; sleep 1000"]`))
+		w := h.WaitState("a", messages.Backoff)
+		Expect(w.LastExit.Cause).To(Equal(messages.CausePrepareFailed))
+		Expect(w.LastExit.Detail).To(And(ContainSubstring("was ended"), ContainSubstring(disk)))
+		Eventually(func() int { return len(h.Strays()) }).Should(BeZero())
 	})
 })
