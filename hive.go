@@ -198,7 +198,8 @@ func (h *Hive) pools() []*pool.Record {
 func (h *Hive) firstConfig() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	plan, err := h.apply(ctx, h.cfg, false)
+	cfg := h.config()
+	plan, err := h.apply(ctx, cfg, false)
 	if err != nil {
 		return fmt.Errorf("start the workers of the configuration: %w", err)
 	}
@@ -206,8 +207,8 @@ func (h *Hive) firstConfig() error {
 		h.log.Warn(n)
 	}
 	h.server.SetReady(true)
-	h.journal.Append(messages.Event{Type: messages.HiveStarted, Total: len(h.cfg.Workers),
-		Reason: fmt.Sprintf("%s listens on %s and %s", h.cfg.Name, h.addr, h.sock)})
+	h.journal.Append(messages.Event{Type: messages.HiveStarted, Total: len(cfg.Workers),
+		Reason: fmt.Sprintf("%s listens on %s and %s", cfg.Name, h.addr, h.sock)})
 	return nil
 }
 

@@ -59,7 +59,7 @@ func newNotices(h *Hive) *notices {
 func (n *notices) path(id messages.WorkerID) string {
 	sum := sha256.Sum256([]byte(id))
 	short := hex.EncodeToString(sum[:5]) + ".sock"
-	if data, err := filepath.Abs(n.h.cfg.DataDir); err == nil {
+	if data, err := filepath.Abs(n.h.config().DataDir); err == nil {
 		for _, path := range []string{filepath.Join(data, "notify", string(id)+".sock"), filepath.Join(data, "notify", short), filepath.Join(data, short)} {
 			if len(path) <= notify.MaxPath {
 				return path
