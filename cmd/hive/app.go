@@ -29,6 +29,7 @@ type app struct {
 	env         func(string) string
 	now         func() time.Time
 	term        terminal
+	errTerm     terminal      // of errOut, where progress is shown
 	tick        time.Duration // how often wait, watch and down look again
 
 	output     string // text or json, states also mermaid
@@ -41,7 +42,7 @@ type app struct {
 }
 
 func newApp(out, errOut io.Writer, env func(string) string) *app {
-	return &app{out: out, errOut: errOut, env: env, now: time.Now, term: terminalOf(out, env), tick: 250 * time.Millisecond}
+	return &app{out: out, errOut: errOut, env: env, now: time.Now, term: terminalOf(out, env), errTerm: terminalOf(errOut, env), tick: 250 * time.Millisecond}
 }
 
 // json reports whether answers are for a program.

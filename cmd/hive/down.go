@@ -72,7 +72,7 @@ func (a *app) saidDown(waited bool) error {
 func (a *app) awaitEnd(ctx context.Context, c *client, progress <-chan messages.Event) error {
 	every := time.NewTicker(a.tick)
 	defer every.Stop()
-	line := progressLine{a: a}
+	line := progressLine{to: a.out, term: a.term}
 	defer line.clear()
 	for {
 		select {
@@ -97,9 +97,8 @@ func (a *app) awaitEnd(ctx context.Context, c *client, progress <-chan messages.
 func (a *app) showStopProgress(line *progressLine, e messages.Event) {
 	switch {
 	case a.json() || e.Total == 0:
-	case a.term.tty:
-		share := float64(e.Done) / float64(e.Total)
-		line.text(fmt.Sprintf("%s %d/%d stopped", bar(share, 20), e.Done, e.Total))
+	case a.term.live:
+		line.text(fmt.Sprintf("%s %d/%d stopped", a.term.bar(float64(e.Done)/float64(e.Total), 20), e.Done, e.Total))
 	default:
 		a.printf("%d/%d stopped\n", e.Done, e.Total)
 	}

@@ -36,7 +36,7 @@ func TestPs(t *testing.T) {
 }
 
 func TestPsOnATerminal(t *testing.T) {
-	term := terminal{tty: true, colour: true, width: func() int { return 110 }}
+	term := terminal{tty: true, colour: true, live: true, blocks: true, width: func() int { return 100 }}
 	golden(t, "ps-tty.txt", psTable(sampleWorkers(), clock, term))
 }
 
@@ -167,11 +167,17 @@ func TestTextsOfNumbers(t *testing.T) {
 	if got := printable("a\x1b[2Jb\tc\r\u202e"); got != "ab c" {
 		t.Errorf("printable: %q", got)
 	}
-	if got := cut("größer", 4); got != "grö…" {
-		t.Errorf("cut: %q", got)
+	fine, plain := terminal{blocks: true}, terminal{}
+	if got, ascii := fine.cut("größer", 4), plain.cut("größer", 4); got != "grö…" || ascii != "g..." {
+		t.Errorf("cut: %q %q", got, ascii)
 	}
-	if bar(1.5, 4) != "████" || bar(-1, 4) != "░░░░" || percent(0.999) != "99%" {
+	if fine.bar(1.5, 4) != "████" || fine.bar(-1, 4) != "░░░░" || plain.bar(0.5, 4) != "##--" || percent(0.999) != "99%" {
 		t.Error("bar or percent leaves its bounds")
+	}
+	for v, want := range map[float64]string{0.29: "29%", 0.57: "57%", 1: "100%"} {
+		if got := percent(v); got != want {
+			t.Errorf("percent(%v) = %q, want %q", v, got, want)
+		}
 	}
 }
 

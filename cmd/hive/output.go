@@ -22,13 +22,16 @@ import (
 type terminal struct {
 	tty    bool
 	colour bool
+	live   bool       // a line on it can be drawn again
+	blocks bool       // it shows block characters and the ellipsis
 	width  func() int // columns; 0 when unknown, then nothing is cut
 }
 
 // terminalOf asks the kernel about out. Colours need a terminal and an unset
-// NO_COLOR. Source: no-color.org.
+// NO_COLOR, which is about colours alone. Source: no-color.org.
 func terminalOf(out io.Writer, env func(string) string) terminal {
-	t := terminal{width: func() int { n, _ := strconv.Atoi(env("COLUMNS")); return max(n, 0) }}
+	smart := env("TERM") != "dumb"
+	t := terminal{blocks: smart && speaksUTF8(env), width: func() int { n, _ := strconv.Atoi(env("COLUMNS")); return max(n, 0) }}
 	f, ok := out.(*os.File)
 	if !ok {
 		return t
@@ -36,8 +39,8 @@ func terminalOf(out io.Writer, env func(string) string) terminal {
 	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != nil {
 		return t
 	}
-	t.tty = true
-	t.colour = env("NO_COLOR") == "" && env("TERM") != "dumb"
+	t.tty, t.live = true, smart
+	t.colour = smart && env("NO_COLOR") == ""
 	t.width = func() int {
 		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil && size.Col > 0 {
 			return int(size.Col)
@@ -45,6 +48,17 @@ func terminalOf(out io.Writer, env func(string) string) terminal {
 		return 80
 	}
 	return t
+}
+
+// speaksUTF8 reports whether the locale's characters are UTF-8; no locale is the
+// C locale, which has ASCII. Source: locale(7), the order of the variables.
+func speaksUTF8(env func(string) string) bool {
+	for _, key := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
+		if v := strings.ToLower(env(key)); v != "" {
+			return strings.Contains(v, "utf-8") || strings.Contains(v, "utf8")
+		}
+	}
+	return false
 }
 
 // colour is a terminal colour by its ANSI number; the zero value is none.
@@ -122,7 +136,7 @@ func (t *table) render(term terminal) string {
 			if i == len(cells)-1 {
 				s := c.text
 				if limit > 0 {
-					s = cut(s, max(limit-used, 12))
+					s = term.cut(s, max(limit-used, 12))
 				}
 				l.WriteString(term.paint(c.tint, s))
 				break
@@ -146,12 +160,15 @@ func (t *table) render(term terminal) string {
 }
 
 // cut shortens s to n columns, saying so with an ellipsis.
-func cut(s string, n int) string {
+func (t terminal) cut(s string, n int) string {
+	more := "…"
+	if !t.blocks {
+		more = "..."
+	}
 	if n <= 0 || utf8.RuneCountInString(s) <= n {
 		return s
 	}
-	r := []rune(s)
-	return string(r[:n-1]) + "…"
+	return string([]rune(s)[:max(n-utf8.RuneCountInString(more), 0)]) + more
 }
 
 // controlSequence is a terminal's control sequence, such as a colour.
@@ -182,14 +199,27 @@ func printableLines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
+// barParts are what a bar is drawn with.
+func (t terminal) barParts() (full, empty string) {
+	if t.blocks {
+		return "█", "░"
+	}
+	return "#", "-"
+}
+
 // bar draws value (0 to 1) in width columns.
-func bar(value float64, width int) string {
-	full := int(min(max(value, 0), 1) * float64(width))
-	return strings.Repeat("█", full) + strings.Repeat("░", width-full)
+func (t terminal) bar(value float64, width int) string {
+	full, empty := t.barParts()
+	n := share(value, width)
+	return strings.Repeat(full, n) + strings.Repeat(empty, width-n)
 }
 
 // percent writes 0.424 as "42%"; it says 100% only when all is done.
-func percent(value float64) string { return fmt.Sprintf("%d%%", int(min(max(value, 0), 1)*100)) }
+func percent(value float64) string { return fmt.Sprintf("%d%%", share(value, 100)) }
+
+// share is how many of n whole parts value (0 to 1) has reached; 0.29 of 100 is
+// 29 although the nearest float is a little less.
+func share(value float64, n int) int { return int(min(max(value, 0), 1)*float64(n) + 1e-9) }
 
 // age writes a duration in at most two units: 850ms, 12s, 3m12s, 5h2m, 9d4h.
 func age(d time.Duration) string {

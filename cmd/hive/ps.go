@@ -25,9 +25,12 @@ func newPs(a *app) *cobra.Command {
 		Short:   "List the workers",
 		Long: `List the workers with their state.
 
-UP/SINCE is how long a running process has been up; for a worker without one it
-is how long ago its state last changed. RESTARTS is the total, and in brackets the
-failures in the restart window and how many it may hold.`,
+STATE shows how far a load has come, and in brackets how much is in flight.
+HEARTBEAT is how hive knows that a worker lives: native (it says so itself), synthetic
+(hive asks it) or none (only its process is watched). RESTARTS is the total, and in
+brackets the failures in the restart window and how many it may hold. UP/SINCE is how
+long a running process has been up; for a worker without one it is how long ago its
+state last changed.`,
 		Example: `  hive ps
   hive ps --state failed --state crashloop
   hive ps --pool gpu-0 --label model=llama-3-8b
@@ -135,7 +138,7 @@ func (a *app) watch(ctx context.Context, draw func() (string, error)) error {
 		if err != nil {
 			return err
 		}
-		if a.term.tty {
+		if a.term.live {
 			out = "\x1b[H\x1b[2J" + out // cursor home, clear the screen
 		}
 		a.printf("%s", out)
@@ -173,28 +176,54 @@ func (a *app) psOnce(ctx context.Context, c *client, f psFlags) (string, error) 
 
 // psTable is `hive ps` for people.
 func psTable(workers []messages.WorkerStatus, now time.Time, term terminal) string {
-	t := table{header: []string{"NAME", "STATE", "POOL", "PID", "PORT", "ATTEMPT", "RESTARTS", "UP/SINCE", "REASON"}}
+	t := table{header: []string{"NAME", "STATE", "POOL", "PID", "PORT", "HEARTBEAT", "RESTARTS", "UP/SINCE", "REASON"}}
 	for _, w := range workers {
-		t.add(text(string(w.Name)), cell{stateText(w, term.tty), stateColour(w.State)}, text(orDash(string(w.Pool))),
-			text(number(w.PID)), text(number(w.Port)), text(number(w.Attempt)), text(restartsText(w.Restarts)),
-			text(upText(w, now)), text(w.Reason))
+		t.add(text(string(w.Name)), cell{stateText(w, term), stateColour(w.State)}, text(orDash(string(w.Pool))),
+			text(number(w.PID)), text(number(w.Port)), text(beatText(w)), text(restartsText(w.Restarts)),
+			text(upText(w, now)), text(noteText(w)))
 	}
 	return t.render(term)
 }
 
-// stateText is the state, with how far a load has come when that is known.
-func stateText(w messages.WorkerStatus, withBar bool) string {
+// stateText is the state, with how far a load has come when that is known, as a
+// bar too for people, and with what is in flight.
+func stateText(w messages.WorkerStatus, term terminal) string {
 	s := w.State.String()
-	loading := w.State == messages.Loading || w.State == messages.Starting || w.State == messages.Pending
 	switch {
-	case w.State == messages.Busy && w.InFlight > 0:
+	case w.InFlight > 0 && (w.State.Ready() || w.State == messages.Draining):
 		return fmt.Sprintf("%s (%d)", s, w.InFlight)
-	case w.Progress == nil || !loading:
+	case !comes(w):
 		return s
-	case withBar:
-		return fmt.Sprintf("%s %s %s", s, bar(w.Progress.Value, 8), percent(w.Progress.Value))
+	case term.tty:
+		return fmt.Sprintf("%s %s %s", s, term.bar(w.Progress.Value, 8), percent(w.Progress.Value))
 	}
 	return s + " " + percent(w.Progress.Value)
+}
+
+// comes reports whether the worker is on its way to being ready and it is known
+// how far it has come.
+func comes(w messages.WorkerStatus) bool {
+	return w.Progress != nil && (w.State == messages.Loading || w.State == messages.Starting || w.State == messages.Pending)
+}
+
+// beatText is the kind of heartbeat of a process that lives.
+func beatText(w messages.WorkerStatus) string {
+	if w.PID == 0 {
+		return "-"
+	}
+	return orDash(w.Heartbeat.Kind)
+}
+
+// noteText is why a worker stands where it does. Of one that loads its own words
+// or the load's stage tell more.
+func noteText(w messages.WorkerStatus) string {
+	switch {
+	case w.State == messages.Loading && w.Said != "":
+		return w.Said
+	case w.State == messages.Loading && comes(w) && w.Progress.Stage != "":
+		return w.Progress.Stage
+	}
+	return w.Reason
 }
 
 func restartsText(r messages.Restarts) string {

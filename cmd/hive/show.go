@@ -56,18 +56,18 @@ func showText(w messages.WorkerStatus, now time.Time, term terminal) string {
 	if !w.Since.IsZero() {
 		since = fmt.Sprintf(" for %s", age(now.Sub(w.Since)))
 	}
-	fmt.Fprintf(&b, "%-12s %s%s\n", "state", term.paint(stateColour(w.State), stateText(w, term.tty)), since)
+	fmt.Fprintf(&b, "%-12s %s%s\n", "state", term.paint(stateColour(w.State), stateText(w, term)), since)
 	if w.Reason != "" {
 		line("reason", "%s", w.Reason)
 	}
 	if w.Progress != nil {
-		line("progress", "%s %s, seen by %s", orDash(w.Progress.Stage), percent(w.Progress.Value), orDash(w.Progress.Source))
+		line("progress", "%s", progressText(*w.Progress, term))
 	}
 	if w.Said != "" {
-		line("it says", "%s", printable(w.Said))
+		line("it says", "%s", w.Said)
 	}
 	if w.StopBy != nil {
-		line("ended by force", "in %s", age(w.StopBy.Sub(now)))
+		line("ends", "%s", stopByText(*w.StopBy, now))
 	}
 	pid := "no process"
 	if w.PID != 0 {
@@ -139,7 +139,11 @@ func statsText(s *messages.Stats) string {
 	add("%.1f tokens/s", value(s.TokensPerSecond), s.TokensPerSecond != nil)
 	add("p50 %.0f ms", value(s.LatencyP50), s.LatencyP50 != nil)
 	add("p99 %.0f ms", value(s.LatencyP99), s.LatencyP99 != nil)
-	add("KV cache %.0f %%", 100*value(s.KVCacheUsed), s.KVCacheUsed != nil)
+	if n := value(s.Requests); n > 0 && s.RequestSeconds != nil {
+		add("%.0f ms a request", 1000**s.RequestSeconds/n, true)
+	}
+	add("KV cache %.0f%%", 100*value(s.KVCacheUsed), s.KVCacheUsed != nil)
+	add("GPU %.0f%%", 100*value(s.GPUUtilization), s.GPUUtilization != nil)
 	return strings.Join(parts, ", ")
 }
 
@@ -148,6 +152,29 @@ func value[T any](p *T) (v T) {
 		v = *p
 	}
 	return v
+}
+
+// progressText is how far a load came, and how hive knows.
+func progressText(p messages.Progress, term terminal) string {
+	s := percent(p.Value)
+	if term.tty {
+		s = term.bar(p.Value, 20) + " " + s
+	}
+	if p.Stage != "" {
+		s = p.Stage + " " + s
+	}
+	if p.Source != "" {
+		s += ", source " + p.Source
+	}
+	return s
+}
+
+// stopByText is how long an ending worker still has.
+func stopByText(at, now time.Time) string {
+	if left := at.Sub(now); left > 0 {
+		return fmt.Sprintf("in %s, then by force", age(left))
+	}
+	return "now, by force"
 }
 
 func resourcesText(r messages.Resources) string {

@@ -81,8 +81,9 @@ func newWait(a *app) *cobra.Command {
 		Long: `Wait until every named worker is in the wanted state: a state's name, ready (idle
 or busy), settled (nothing runs and nothing is planned) or gone (removed).
 
-When a worker fails for good instead, or the time is over, the exit code is 1 and
-the reason is on stderr.`,
+While a worker loads, stderr shows how far it has come: a bar on a terminal, else a
+line for each tenth; nothing with -o json. When a worker fails for good instead, or the
+time is over, the exit code is 1 and the reason is on stderr.`,
 		Example: `  hive wait --for=ready chat-1 chat-2
   hive wait --for=stopped --timeout 1m chat-1`,
 		Args:              needNames(1),
@@ -146,7 +147,7 @@ func (a *app) waitFor(ctx context.Context, c *client, name string, g goal) (mess
 	states := c.watchStates(watchCtx, name)
 	every := time.NewTicker(a.tick)
 	defer every.Stop()
-	progress := progressLine{a: a}
+	progress := newAwaited(a)
 	defer progress.clear()
 
 	var bad messages.WorkerStatus // the failure seen last, and since when
@@ -225,7 +226,7 @@ func waitOver(ctx context.Context, name string, g goal, last messages.WorkerStat
 	}
 	where := "did not answer"
 	if last.Name != "" {
-		where = "is " + stateText(last, false)
+		where = "is " + stateText(last, terminal{})
 		if last.Reason != "" {
 			where += " (" + last.Reason + ")"
 		}
@@ -257,32 +258,4 @@ func (c *client) watchStates(ctx context.Context, name string) <-chan messages.S
 		})
 	}()
 	return states
-}
-
-// progressLine redraws one line while something is awaited; only on a terminal.
-type progressLine struct {
-	a     *app
-	last  messages.WorkerStatus
-	drawn bool
-}
-
-func (p *progressLine) draw(w messages.WorkerStatus) {
-	p.last = w
-	if p.a.term.tty && !p.a.json() {
-		p.text(fmt.Sprintf("%s %s %s", w.Name, stateText(w, true), printable(w.Reason)))
-	}
-}
-
-func (p *progressLine) text(s string) {
-	if !p.a.term.tty || p.a.json() {
-		return
-	}
-	p.drawn = true
-	p.a.printf("\r\x1b[K%s", cut(s, p.a.term.width()-1))
-}
-
-func (p *progressLine) clear() {
-	if p.drawn {
-		p.a.printf("\r\x1b[K")
-	}
 }
