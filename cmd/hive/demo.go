@@ -79,13 +79,13 @@ gpu: {fake: 2}
 shutdown: {drain: 2s, grace: 3s}
 workers:
   - name: chat
-    command: [%[1]q, --load, 3s, --log-lines, "1"]
+    command: [%[1]q, --load, 6s, --notify, --notify-progress, --heartbeat-every, 2s, --log-lines, "1"]
     replicas: 2
     gpu: {count: 1}
     ready: {http: /health}
     labels: {model: demo-8b}
   - name: coder
-    command: [%[1]q, --load, 4s]
+    command: [%[1]q, --load, 8s, --callbacks, --heartbeat-every, 2s, --in-flight, "2", --tokens, "40"]
     gpu: {count: 1}
     ready: {http: /health}
   - name: embed
