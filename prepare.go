@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -135,7 +136,7 @@ func (h *Hive) overseePrepare(ctx context.Context, id messages.WorkerID, a messa
 	<-disk
 }
 
-var percent = regexp.MustCompile(`(\d{1,3}(?:\.\d+)?) ?%`)
+var percent = regexp.MustCompile(`([\d.,]*\d) ?%`)
 
 // lastPercent is the last percentage in a stretch of output, as 0 to 1.
 func lastPercent(b []byte) (float64, bool) {
@@ -144,7 +145,8 @@ func lastPercent(b []byte) (float64, bool) {
 	}
 	all := percent.FindAllSubmatch(b, -1)
 	for i := len(all) - 1; i >= 0; i-- {
-		if v, err := strconv.ParseFloat(string(all[i][1]), 64); err == nil && v <= 100 {
+		n := strings.ReplaceAll(strings.TrimLeft(string(all[i][1]), ".,"), ",", ".")
+		if v, err := strconv.ParseFloat(n, 64); err == nil && v <= 100 {
 			return v / 100, true
 		}
 	}

@@ -20,8 +20,10 @@ type Pulse struct {
 	mu sync.Mutex // guards all below
 	r  Reading
 	u  Resources
-	in int  // in flight as the actor was last told, -1 for never
-	on bool // an attempt is listened to
+	in int // in flight as the actor was last told, -1 for never
+
+	told, seen Stats // what the worker said itself, and what hive asked for; r.Stats is both
+	on         bool  // an attempt is listened to
 }
 
 // Reading is a pulse at one moment.
@@ -38,6 +40,7 @@ func (p *Pulse) Begin(a Attempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.r, p.in, p.on = Reading{Attempt: a, Kind: BeatNone}, -1, true
+	p.told, p.seen = Stats{}, Stats{}
 	p.u = Resources{}
 }
 
@@ -87,7 +90,7 @@ func (p *Pulse) Beat(a Attempt, at time.Time, s *Stats) (tell bool) {
 	tell = p.r.Beats == 0
 	p.r.Beats++
 	p.r.Kind, p.r.At = BeatNative, at
-	return p.merge(s) || tell
+	return p.merge(&p.told, s) || tell
 }
 
 // Note takes what a worker says of its work beside its heartbeats: it tells
@@ -98,7 +101,7 @@ func (p *Pulse) Note(a Attempt, s *Stats) (tell bool) {
 	if !p.on || a != p.r.Attempt {
 		return false
 	}
-	return p.merge(s)
+	return p.merge(&p.told, s)
 }
 
 // Seen takes an answer that hive asked for: a probe, or an engine's figures. A
@@ -109,14 +112,10 @@ func (p *Pulse) Seen(a Attempt, at time.Time, s *Stats) (tell bool) {
 	if !p.on || a != p.r.Attempt {
 		return false
 	}
-	if p.r.Kind == BeatNative {
-		if s == nil || p.r.Stats.InFlight != nil {
-			return false
-		}
-		return p.merge(s)
+	if p.r.Kind != BeatNative {
+		p.r.Kind, p.r.At = BeatSynthetic, at
 	}
-	p.r.Kind, p.r.At = BeatSynthetic, at
-	return p.merge(s)
+	return p.merge(&p.seen, s)
 }
 
 // Told notes what the actor has taken as in flight.
@@ -127,18 +126,11 @@ func (p *Pulse) Told(inFlight int) {
 }
 
 // merge is called with the lock held; figures that s lacks stay as they were.
-func (p *Pulse) merge(s *Stats) (tell bool) {
+func (p *Pulse) merge(to, s *Stats) (tell bool) {
 	if s == nil {
 		return false
 	}
-	to := &p.r.Stats
-	if s.InFlight != nil {
-		n := *s.InFlight
-		to.InFlight = &n
-		if n != p.in {
-			tell, p.in = true, n
-		}
-	}
+	keep(&to.InFlight, s.InFlight)
 	keep(&to.QueueDepth, s.QueueDepth)
 	keep(&to.TokensTotal, s.TokensTotal)
 	keep(&to.TokensPerSecond, s.TokensPerSecond)
@@ -149,6 +141,11 @@ func (p *Pulse) merge(s *Stats) (tell bool) {
 	keep(&to.GPUUtilization, s.GPUUtilization)
 	keep(&to.Requests, s.Requests)
 	keep(&to.RequestSeconds, s.RequestSeconds)
+	p.r.Stats = p.told
+	p.seen.Fill(&p.r.Stats)
+	if n := p.r.Stats.InFlight; s.InFlight != nil && *n != p.in {
+		tell, p.in = true, *n
+	}
 	return tell
 }
 

@@ -90,3 +90,18 @@ func TestAStatusAsOfNow(t *testing.T) {
 		t.Error("an old attempt's pulse shows")
 	}
 }
+
+func TestWhatAWorkerTellsAndWhatIsSeenAreJoinedFieldByField(t *testing.T) {
+	p := &Pulse{}
+	p.Begin(1)
+	p.Beat(1, time.Now(), nil) // a bare heartbeat tells no work
+	p.Seen(1, time.Now(), &Stats{InFlight: ptr(2), TokensTotal: ptr(10.0)})
+	if !p.Seen(1, time.Now(), &Stats{InFlight: ptr(0), TokensTotal: ptr(20.0)}) || *p.Read().Stats.InFlight != 0 || *p.Read().Stats.TokensTotal != 20 {
+		t.Errorf("the engine's figures stand still beside heartbeats: %+v", p.Read().Stats)
+	}
+	p.Beat(1, time.Now(), &Stats{InFlight: ptr(1)}) // from now on it tells its work itself
+	p.Seen(1, time.Now(), &Stats{InFlight: ptr(7), TokensTotal: ptr(30.0)})
+	if r := p.Read(); *r.Stats.InFlight != 1 || *r.Stats.TokensTotal != 30 || r.Kind != BeatNative {
+		t.Errorf("%+v", r)
+	}
+}

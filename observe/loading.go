@@ -103,11 +103,14 @@ func (l *load) text(b []byte) error {
 const maxLine = 64 << 10
 
 func (l *load) sees(line []byte) {
-	if len(line) == 0 || l.own != nil && l.own.Match(line) {
+	if len(line) == 0 {
 		return
 	}
 	if l.pattern != nil && l.t.Spec.Ready.HTTP == "" && !l.t.Spec.Ready.TCP && l.pattern.Match(line) {
 		l.report(Sighting{Ready: true})
+		return
+	}
+	if l.own != nil && l.own.Match(line) {
 		return
 	}
 	s := Sighting{Advanced: true}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/rbee-hive/hive/engine"
@@ -27,7 +28,15 @@ func (w *Watcher) Serving(ctx context.Context, t Target, report func(Sighting)) 
 	if !probes && len(t.Sources) == 0 && !stalls {
 		return
 	}
-	var probe, read, look <-chan time.Time
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	if stalls {
+		// Beside the questions: an engine that lets them wait must not put this off.
+		wg.Go(func() { defer cancel(); w.moves(ctx, t, stall, report) })
+	}
+	var probe, read <-chan time.Time
 	if probes {
 		tick := time.NewTicker(h.Interval.D())
 		defer tick.Stop()
@@ -38,15 +47,6 @@ func (w *Watcher) Serving(ctx context.Context, t Target, report func(Sighting)) 
 		defer tick.Stop()
 		read = tick.C
 		w.figures(t, report)
-	}
-	var watch *stallWatch
-	if stalls {
-		every := min(max(stall/8, 50*time.Millisecond), 10*time.Second)
-		tick := time.NewTicker(every)
-		defer tick.Stop()
-		look = tick.C
-		watch = newStallWatch(t, stall)
-		watch.every = every
 	}
 	failed := 0
 	for {
@@ -69,16 +69,32 @@ func (w *Watcher) Serving(ctx context.Context, t Target, report func(Sighting)) 
 			}
 		case <-read:
 			w.figures(t, report)
-		case <-look:
-			if evidence := watch.look(time.Now()); evidence != "" {
-				if h.HTTP != "" {
-					_, words := w.verdict(t, h.HTTP, h.Timeout.D())
-					evidence += "; meanwhile " + words
-				}
-				report(Sighting{Fault: messages.CauseProgressStalled, Detail: evidence})
-				return
-			}
 		}
+	}
+}
+
+// moves reports work in flight that does not move, and returns.
+func (w *Watcher) moves(ctx context.Context, t Target, stall time.Duration, report func(Sighting)) {
+	watch := newStallWatch(t, stall)
+	watch.every = min(max(stall/8, 50*time.Millisecond), 10*time.Second)
+	tick := time.NewTicker(watch.every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		evidence := watch.look(time.Now())
+		if evidence == "" {
+			continue
+		}
+		if h := t.Spec.Health; h.HTTP != "" {
+			_, words := w.verdict(t, h.HTTP, h.Timeout.D())
+			evidence += "; meanwhile " + words
+		}
+		report(Sighting{Fault: messages.CauseProgressStalled, Detail: evidence})
+		return
 	}
 }
 
@@ -171,11 +187,11 @@ func (s *stallWatch) wrote() bool {
 			return false
 		}
 		text := buf[:n]
-		if n == len(buf) { // up to a line's end, unless one fills it all
-			if i := bytes.LastIndexByte(text, '\n'); i >= 0 {
-				next -= int64(n - i - 1)
-				text = text[:i+1]
-			}
+		if i := bytes.LastIndexByte(text, '\n'); i >= 0 { // the rest of a line comes with the next look
+			next -= int64(n - i - 1)
+			text = text[:i+1]
+		} else if n < len(buf) {
+			return false
 		}
 		s.pos = next
 		for line := range bytes.Lines(text) {
