@@ -341,7 +341,8 @@ func TestAForkBombStopsAtItsLimit(t *testing.T) {
 		t.Errorf("the bomb ended with %v", bomb.ProcessState)
 	}
 	pids, err := g.pids()
-	if err != nil || len(pids) != 15 {
+	// The thread that gave birth counts too while it leaves: one fewer may fit, never one more.
+	if err != nil || len(pids) < 14 || len(pids) > 15 {
 		t.Errorf("%d processes are left, want 15 beside the shell (%v)", len(pids), err)
 	}
 	t.Logf("%s: %s", h.Mode(), strings.TrimSpace(said.String()))

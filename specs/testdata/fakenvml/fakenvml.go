@@ -29,12 +29,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Env names the environment variable that holds the path of the file.
 const Env = "HIVE_FAKENVML"
 
-// ErrNoCompiler: this host cannot build the library.
+// ErrNoCompiler means that this host cannot build the library.
 var ErrNoCompiler = errors.New("gcc is not installed, and the pretended GPU driver is built with it")
 
 //go:embed lib/nvml.c
@@ -62,22 +63,22 @@ func Build(dir string) (string, error) {
 // File is the file that steers the library.
 type File string
 
+// Start makes the file anew: a driver without cards. A former one is forgotten.
+func Start(path string) (File, error) {
+	if err := os.WriteFile(path, fmt.Appendf(nil, "# since %d\n", time.Now().UnixNano()), 0o600); err != nil {
+		return "", fmt.Errorf("start the pretended GPU driver: %w", err)
+	}
+	return File(path), nil
+}
+
 // Say appends statements; all of them take effect together.
 func (f File) Say(statements ...string) error {
-	w, err := os.OpenFile(string(f), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	w, err := os.OpenFile(string(f), os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("steer the pretended GPU driver: %w", err)
 	}
 	_, err = w.WriteString(strings.Join(statements, "\n") + "\n")
 	if err := errors.Join(err, w.Close()); err != nil {
-		return fmt.Errorf("steer the pretended GPU driver: %w", err)
-	}
-	return nil
-}
-
-// Clear takes the driver away: every card is gone, and nvmlInit answers 9.
-func (f File) Clear() error {
-	if err := os.Remove(string(f)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("steer the pretended GPU driver: %w", err)
 	}
 	return nil

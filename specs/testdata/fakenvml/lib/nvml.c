@@ -1,6 +1,6 @@
 /*
  * A pretended libnvidia-ml.so.1 for hosts without a GPU. What it reports is read
- * from the text file named by HIVE_FAKENVML, again whenever that has grown;
+ * from the text file named by HIVE_FAKENVML, and what is appended to it later;
  * fakenvml.go lists the statements. Numbers and structures follow the public
  * interface of NVML 13 (nvml.h).
  */
@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 
 typedef int answer;
@@ -61,6 +60,7 @@ struct watch { u64 wanted[SLOTS]; int next; };
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 static struct world world;
 static long read_until = -1;
+static char heading[512];     /* the first line: another one is another file */
 static int opened;            /* inits not yet shut down */
 static long inits;            /* inits ever */
 static long stale_since[SLOTS]; /* 1 + inits when a "stale" statement was first read */
@@ -183,23 +183,25 @@ static void obey(char *line)
 	} else fprintf(stderr, "fakenvml: not understood: %s\n", line);
 }
 
-/* Take in what was appended since; a file that shrank or is gone starts anew. */
+/* Take in what was appended since; another file is taken in from its start. */
 static void look(void)
 {
 	const char *path = getenv("HIVE_FAKENVML");
 	FILE *f = path ? fopen(path, "re") : NULL;
-	struct stat s;
-	char line[512];
+	char line[512] = "";
 
-	if (!f) {
+	if (!f || !fgets(line, sizeof line, f)) {
 		forget_world();
 		world.init = NO_DRIVER;
 		read_until = -1;
+		if (f)
+			fclose(f);
 		return;
 	}
-	if (read_until < 0 || (!fstat(fileno(f), &s) && s.st_size < read_until)) {
+	if (read_until < 0 || strcmp(line, heading)) {
 		forget_world();
 		memset(stale_since, 0, sizeof stale_since);
+		strcpy(heading, line);
 	}
 	fseek(f, read_until, SEEK_SET);
 	while (fgets(line, sizeof line, f) && strchr(line, '\n')) {
